@@ -1,0 +1,267 @@
+# The whole build. `make help` lists the targets; CONTRIBUTING.md says how they are meant.
+
+VERSION := 0.1.0
+SOVERSION := 1
+
+.DEFAULT_GOAL := all
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Everything is built by parallel sub-makes, so that a plain `make test` uses the machine; `make JOBS=1` does not.
+JOBS ?= $(shell nproc)
+SUBMAKE = $(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,-j$(JOBS))
+PYTHON := /usr/bin/python3
+PREFIX ?= /usr/local
+DESTDIR ?=
+FUZZ_SECONDS ?= 60
+V ?=
+Q := $(if $(V),,@)
+
+# ---- variants: release (build/), asan, tsan, fuzz and clang (build/<variant>/) ----
+
+VARIANT ?= release
+OUT := $(if $(filter release,$(VARIANT)),build,build/$(VARIANT))
+OBJ := build/obj/$(VARIANT)
+
+WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual -Wvla -Werror
+HARDENING := -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection
+HARDENING += $(if $(filter x86_64,$(shell uname -m)),-fcf-protection)
+
+CC_release := gcc
+CC_clang := clang
+CC_asan := gcc
+CC_tsan := gcc
+CC_fuzz := clang
+MODE_release := -O2 $(HARDENING)
+MODE_clang := -O2 $(HARDENING)
+MODE_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+MODE_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread
+MODE_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+
+CC := $(CC_$(VARIANT))
+CPPFLAGS := -D_GNU_SOURCE -Isrc -I. -DKVD_VERSION='"$(VERSION)"'
+CFLAGS := -std=gnu11 -g $(MODE_$(VARIANT)) $(WARNINGS)
+LDFLAGS := $(filter -fsanitize% -fno-sanitize%,$(MODE_$(VARIANT))) -Wl,-z,relro,-z,now
+ifeq ($(CC_$(VARIANT)),)
+$(error VARIANT is one of release, asan, tsan, fuzz, clang)
+endif
+
+SERVER_LIBS := -luv -luring -lmsgpackc -lxxhash -linih -lpthread -lm
+CLIENT_LIBS := -lmsgpackc -lxxhash -lpthread -lm
+KVCTL_LIBS := $(CLIENT_LIBS) -lcjson
+
+# ---- sources, by folder; main.c is what tests leave out ----
+
+SHARED_SRC := $(sort $(wildcard src/base/*.c src/proto/*.c))
+SERVER_SRC := $(SHARED_SRC) $(sort $(wildcard src/loop/*.c src/tier/*.c src/meta/*.c src/store/*.c src/*.c))
+CLIENT_SRC := $(sort $(wildcard client/*.c))
+KVCTL_SRC := $(sort $(wildcard client/kvctl/*.c))
+MAINS := src/main.c client/kvctl/main.c
+TEST_SRC := $(sort $(wildcard test/unit/test_*.c test/fault/test_*.c))
+SUPPORT_SRC := $(sort $(filter-out $(TEST_SRC),$(wildcard test/unit/*.c test/fault/*.c test/support/*.c)))
+FUZZ_SRC := $(sort $(wildcard test/fuzz/fuzz_*.c))
+ALL_SRC := $(SERVER_SRC) $(CLIENT_SRC) $(KVCTL_SRC)
+
+objects = $(patsubst %.c,$(OBJ)/%.o,$(1))
+pic_objects = $(patsubst %.c,$(OBJ)/%.pic.o,$(1))
+
+TESTS := $(patsubst %.c,$(OUT)/test/%,$(notdir $(TEST_SRC)))
+FUZZERS := $(patsubst %.c,$(OUT)/%,$(notdir $(FUZZ_SRC)))
+
+# ---- the products ----
+
+PRODUCTS := $(OUT)/kvd $(OUT)/kvctl $(OUT)/libkvd.a $(OUT)/libkvd.so
+
+.PHONY: all build build-tests build-fuzzers
+all: ## build kvd, kvctl, libkvd.a and libkvd.so into build/ (the default)
+	+@$(SUBMAKE) build
+
+build: $(PRODUCTS)
+	@:
+build-tests: $(TESTS)
+	@:
+build-fuzzers: $(FUZZERS)
+	@:
+
+$(OUT)/kvd: $(call objects,$(SERVER_SRC))
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ $(SERVER_LIBS)
+
+$(OUT)/kvctl: $(call objects,$(KVCTL_SRC) $(SHARED_SRC)) $(OUT)/libkvd.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ $(KVCTL_LIBS)
+
+# One object that shows nothing but what kvd.h marks KVD_API: a program's own list_* or log_* does not meet ours.
+$(OUT)/libkvd.a: $(call pic_objects,$(CLIENT_SRC) $(SHARED_SRC))
+	@mkdir -p $(@D) $(OBJ)
+	@echo "  AR    $@"
+	$(Q)ld -r -o $(OBJ)/libkvd.all.o $^
+	$(Q)objcopy --localize-hidden $(OBJ)/libkvd.all.o $(OBJ)/libkvd.o
+	$(Q)rm -f $@
+	$(Q)ar rcs $@ $(OBJ)/libkvd.o
+
+$(OUT)/libkvd.so: $(call pic_objects,$(CLIENT_SRC) $(SHARED_SRC))
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -shared $(LDFLAGS) -Wl,-soname,libkvd.so.$(SOVERSION) -Wl,-z,defs -o $@.$(VERSION) $^ $(CLIENT_LIBS)
+	$(Q)ln -sf libkvd.so.$(VERSION) $@.$(SOVERSION)
+	$(Q)ln -sf libkvd.so.$(VERSION) $@
+
+# ---- objects; all of them again when the flags change ----
+
+$(OBJ)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(subst ','\'',$(CC) $(CPPFLAGS) $(CFLAGS))' | cmp -s - $@ || echo '$(subst ','\'',$(CC) $(CPPFLAGS) $(CFLAGS))' > $@
+.PHONY: FORCE
+FORCE:
+
+$(OBJ)/%.pic.o: %.c $(OBJ)/flags
+	@mkdir -p $(@D)
+	@echo "  CC    $< (pic)"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -fvisibility=hidden -MMD -MP -c -o $@ $<
+
+$(OBJ)/%.o: %.c $(OBJ)/flags
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -fPIE -MMD -MP -c -o $@ $<
+
+# Tests link what they use out of archives of everything but the two mains.
+$(OBJ)/tested.a: $(call objects,$(filter-out $(MAINS),$(ALL_SRC)) $(SUPPORT_SRC))
+	$(Q)rm -f $@
+	$(Q)ar rcs $@ $^
+
+$(OUT)/test/%: $(OBJ)/test/unit/%.o $(OBJ)/tested.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -pie $(LDFLAGS) $(LDFLAGS_$*) -o $@ $^ $(SERVER_LIBS) -lcjson -lcriterion
+
+$(OUT)/test/%: $(OBJ)/test/fault/%.o $(OBJ)/tested.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -pie $(LDFLAGS) $(LDFLAGS_$*) -o $@ $^ $(SERVER_LIBS) -lcjson -lcriterion
+
+$(OUT)/fuzz_%: $(OBJ)/test/fuzz/fuzz_%.o $(OBJ)/tested.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -pie $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(SERVER_LIBS) -lcjson
+
+.PRECIOUS: $(OBJ)/%.o
+-include $(patsubst %.o,%.d,$(call objects,$(ALL_SRC) $(TEST_SRC) $(SUPPORT_SRC) $(FUZZ_SRC)) $(call pic_objects,$(CLIENT_SRC) $(SHARED_SRC)))
+
+# ---- what Debian packages it takes ----
+
+PACKAGES := gcc libc6-dev binutils libuv1-dev libmsgpack-dev liburing-dev libxxhash-dev libinih-dev libcjson-dev libcriterion-dev \
+    clang clang-format clang-tidy libclang-rt-14-dev cppcheck pkg-config \
+    python3 python3-pytest python3-msgpack python3-xxhash bindfs fuse3 strace procps
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing (quick when none is)
+	@scripts/deps $(PACKAGES)
+
+# ---- tests ----
+
+.PHONY: test unit integration asan fuzz soak demo
+test: deps ## build; unit, fault and integration tests, and a short run of the fuzz targets (under 5 minutes on two cores)
+	+@$(SUBMAKE) build build-tests
+	+@$(SUBMAKE) VARIANT=fuzz build-fuzzers
+	@scripts/run-tests --build build --fuzz-runs 20000 $(TESTS) $(FUZZ_SRC:test/fuzz/%.c=build/fuzz/%) test/integration
+
+unit: ## build and run the unit and fault tests alone
+	+@$(SUBMAKE) build-tests
+	@scripts/run-tests --build build $(TESTS)
+
+integration: ## build and run the integration tests alone
+	+@$(SUBMAKE) build
+	@scripts/run-tests --build build test/integration
+
+asan: deps ## the same tests against a build with AddressSanitizer and UndefinedBehaviorSanitizer
+	+@$(SUBMAKE) VARIANT=asan build build-tests
+	@scripts/run-tests --build build/asan --sanitized $(TESTS:build/%=build/asan/%) test/integration
+
+fuzz: deps ## every fuzz target for FUZZ_SECONDS (60) each, from its seeds and build/corpus/
+	+@$(SUBMAKE) VARIANT=fuzz build-fuzzers
+	@scripts/run-tests --build build --fuzz-seconds $(FUZZ_SECONDS) $(FUZZ_SRC:test/fuzz/%.c=build/fuzz/%)
+
+soak: deps ## the long tests: a whole trace through both tiers (12 GiB of disk under TMPDIR)
+	+@$(SUBMAKE) build
+	@scripts/run-tests --build build --limit 3600 $(wildcard test/integration/soak_*.py)
+
+demo: deps ## start kvd, replay and verify a trace through both tiers, restart it in the middle (TRACE=FILE for one of your own)
+	+@$(SUBMAKE) build
+	@scripts/demo
+
+# ---- what is checked before every commit ----
+
+C_FILES := $(sort $(wildcard src/*.[ch] src/*/*.[ch] client/*.[ch] client/*/*.[ch] test/*/*.[ch]))
+CHECKED_SRC := $(ALL_SRC)
+RELEASE_OBJ := build/obj/release
+
+.PHONY: check check-format check-arrows check-seam check-compilers check-cppcheck check-tidy check-scripts build-objects
+check: deps ## format, arrows, seam, warnings as errors (gcc, clang), static analysis, unit tests: before every commit
+	+@$(SUBMAKE) build build-tests
+	+@$(SUBMAKE) -Otarget check-format check-arrows check-seam check-scripts check-compilers check-cppcheck check-tidy
+	@scripts/run-tests --build build $(TESTS)
+
+check-format:
+	@clang-format --dry-run -Werror $(C_FILES) && echo "  ok    format"
+
+check-arrows:
+	@scripts/check-arrows --self-test
+	@scripts/check-arrows --objects $(RELEASE_OBJ)
+
+check-seam:
+	@scripts/check-seam --self-test
+	@scripts/check-seam --objects $(RELEASE_OBJ)
+
+check-scripts:
+	@for f in scripts/* .ci/run; do if head -1 "$$f" | grep -q bash; then bash -n "$$f"; fi; done
+	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py) && echo "  ok    scripts"
+
+# gcc's part is the release build itself; clang compiles as well, since some warnings need its optimizer.
+check-compilers:
+	+@$(MAKE) VARIANT=clang build build-tests
+
+check-cppcheck:
+	@mkdir -p build/cppcheck
+	$(Q)cppcheck -q -j2 --cppcheck-build-dir=build/cppcheck --std=c11 --enable=warning,performance,portability --inline-suppr \
+	    --error-exitcode=1 --suppress=missingInclude --suppress=missingIncludeSystem -D_GNU_SOURCE -DKVD_VERSION='""' \
+	    -D__x86_64__ -Isrc -I. $(CHECKED_SRC) && echo "  ok    cppcheck"
+
+# A file is looked at again when its object was made again, so when a header of its has changed.
+check-tidy: $(CHECKED_SRC:%=build/tidy/%.ok)
+	@echo "  ok    clang-tidy"
+
+build/tidy/%.c.ok: $(RELEASE_OBJ)/%.o .clang-tidy
+	@mkdir -p $(@D)
+	@echo "  TIDY  $*.c"
+	$(Q)clang-tidy --quiet --warnings-as-errors='*' $*.c -- -std=gnu11 $(CPPFLAGS) 2>build/tidy/$*.err || { cat build/tidy/$*.err; exit 1; }
+	@touch $@
+
+# ---- install ----
+
+LIBDIR := $(DESTDIR)$(PREFIX)/lib
+DOCS := $(wildcard README.md LICENSE docs/*.md)
+
+.PHONY: install clean help
+install: all ## install programs, library, header, kvd.pc and documents below DESTDIR/PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/doc/kvd
+	install -m 755 build/kvd build/kvctl $(DESTDIR)$(PREFIX)/bin
+	install -m 644 build/libkvd.a $(LIBDIR)
+	install -m 755 build/libkvd.so.$(VERSION) $(LIBDIR)
+	ln -sf libkvd.so.$(VERSION) $(LIBDIR)/libkvd.so.$(SOVERSION)
+	ln -sf libkvd.so.$(VERSION) $(LIBDIR)/libkvd.so
+	install -m 644 client/kvd.h $(DESTDIR)$(PREFIX)/include
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' packaging/kvd.pc.in > $(LIBDIR)/pkgconfig/kvd.pc
+	chmod 644 $(LIBDIR)/pkgconfig/kvd.pc
+	install -m 644 $(DOCS) $(DESTDIR)$(PREFIX)/share/doc/kvd
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

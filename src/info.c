@@ -1,0 +1,228 @@
+/* INFO: sections of figures. docs/protocol.md lists them. */
+#include <string.h>
+
+#include "session.h"
+
+/* A section is packed behind its own count, so figures are gathered first. */
+struct figures {
+    struct buffer rows;
+    uint32_t count;
+};
+
+static void number(struct figures *figures, const char *name, uint64_t value)
+{
+    pack_text(&figures->rows, name);
+    pack_u64(&figures->rows, value);
+    figures->count++;
+}
+
+static void text(struct figures *figures, const char *name, const char *value)
+{
+    pack_text(&figures->rows, name);
+    pack_text(&figures->rows, value);
+    figures->count++;
+}
+
+struct sources {
+    struct server *server;
+    struct store_info store;
+    struct file_counts files;
+    uint64_t received_bytes, sent_bytes;
+};
+
+static const char *state_name(const struct server *server)
+{
+    static const char *const names[] = {"starting", "serving", "draining"};
+    return names[server->state];
+}
+
+static void server_section(struct figures *out, const struct sources *from)
+{
+    const struct server *server = from->server;
+    text(out, "version", KVD_VERSION);
+    text(out, "node", server->config->node);
+    text(out, "state", state_name(server));
+    number(out, "uptime_ms", loop_now_ms(server->loop) - server->started_ms);
+    number(out, "rss_bytes", loop_rss_bytes());
+    number(out, "cpu_ms", loop_cpu_ms());
+    number(out, "connections", server->session_count);
+    number(out, "connections_total", server->figures.accepted);
+    number(out, "requests_total", server->figures.requests);
+    number(out, "refused_total", server->figures.refused);
+    number(out, "bad_frames_total", server->figures.bad_frames);
+    number(out, "cut_slow_readers_total", server->figures.cut_slow_readers);
+    number(out, "cut_slow_senders_total", server->figures.cut_slow_senders);
+    number(out, "received_bytes_total", from->received_bytes);
+    number(out, "sent_bytes_total", from->sent_bytes);
+}
+
+static void objects_section(struct figures *out, const struct sources *from)
+{
+    const struct store_info *store = &from->store;
+    const struct store_figures *figures = &store->figures;
+    number(out, "objects", store->table.objects);
+    number(out, "table_bytes", store->table.heap_bytes);
+    number(out, "pinned", store->table.pinned);
+    number(out, "leased", store->table.leased);
+    number(out, "leases", store->leases);
+    number(out, "lease_holds", store->lease_holds);
+    number(out, "puts_total", figures->puts);
+    number(out, "puts_present_total", figures->puts_present);
+    number(out, "puts_replaced_total", figures->puts_replaced);
+    number(out, "puts_corrupt_total", figures->puts_corrupt);
+    number(out, "put_bytes_total", figures->put_bytes);
+    number(out, "gets_total", figures->gets);
+    number(out, "hits_memory_total", figures->hits_memory);
+    number(out, "hits_disk_total", figures->hits_disk);
+    number(out, "misses_total", figures->misses);
+    number(out, "get_bytes_total", figures->get_bytes);
+    number(out, "loads_shared_total", figures->loads_shared);
+    number(out, "exists_keys_total", figures->exists_keys);
+    number(out, "match_keys_total", figures->match_keys);
+    number(out, "match_hits_total", figures->match_hits);
+    number(out, "removed_total", figures->removed);
+}
+
+static void memory_section(struct figures *out, const struct sources *from)
+{
+    const struct store_info *store = &from->store;
+    number(out, "limit_bytes", store->memory_limit_bytes);
+    number(out, "used_bytes", store->memory_used_bytes);
+    number(out, "objects", store->table.in_memory);
+    number(out, "object_bytes", store->table.memory_bytes);
+    number(out, "writing_objects", store->table.writing);
+    number(out, "held_memory_only_bytes", store->held_memory_only_bytes);
+    number(out, "inflight_bytes", store->inflight_bytes);
+    number(out, "inflight_limit_bytes", store->inflight_limit_bytes);
+    number(out, "evicted_total", store->figures.evicted);
+    number(out, "promoted_total", store->figures.promoted);
+    number(out, "waits_total", store->figures.waits);
+    number(out, "waits_expired_total", store->figures.waits_expired);
+}
+
+static void disk_section(struct figures *out, const struct sources *from)
+{
+    const struct store_info *store = &from->store;
+    const struct disk_figures *disk = &store->disk;
+    text(out, "state", store->disk_state);
+    text(out, "off_reason", store->disk_off_reason);
+    text(out, "dir", from->server->config->dir);
+    text(out, "persist", from->server->config->persist);
+    number(out, "limit_bytes", disk->limit_bytes);
+    number(out, "used_bytes", disk->used_bytes);
+    number(out, "objects", store->table.on_disk);
+    number(out, "object_bytes", store->table.disk_bytes);
+    number(out, "segments", disk->segments);
+    number(out, "foreign_files", disk->foreign_files);
+    number(out, "newer_segments", disk->newer_segments);
+    number(out, "unreadable_segments", disk->unreadable_segments);
+    number(out, "queued_bytes", disk->queued_bytes);
+    number(out, "queued_records", disk->queued_records);
+    number(out, "queue_limit_bytes", store->queue_limit_bytes);
+    number(out, "drain_bytes_per_s", disk->drain_bytes_per_s);
+    number(out, "writes_total", disk->writes);
+    number(out, "written_bytes_total", disk->written_bytes);
+    number(out, "write_errors_total", disk->write_errors);
+    number(out, "write_retries_total", disk->write_retries);
+    number(out, "index_writes_total", disk->index_writes);
+    number(out, "reads_total", disk->reads);
+    number(out, "read_bytes_total", disk->read_bytes);
+    number(out, "read_errors_total", disk->read_errors);
+    number(out, "read_short_total", disk->read_short);
+    number(out, "read_corrupt_total", disk->read_corrupt);
+    number(out, "syncs_total", disk->syncs);
+    number(out, "sync_errors_total", disk->sync_errors);
+    number(out, "kills_total", disk->kills);
+    number(out, "kill_batches_total", disk->kill_batches);
+    number(out, "remove_log_bytes", disk->log_bytes);
+    number(out, "remove_log_compactions_total", disk->log_compactions);
+    number(out, "reclaimed_segments_total", store->figures.reclaimed_segments);
+    number(out, "recovery_ms", disk->recovery_ms);
+    number(out, "recovered_records", disk->recovered_records);
+    number(out, "recovered_killed", disk->recovered_killed);
+    number(out, "recovered_walked", disk->recovered_walked);
+    number(out, "torn_tails", disk->torn_tails);
+    number(out, "bad_indexes", disk->bad_indexes);
+}
+
+/* P6: what was forgotten, and what was not written though the policy says so, by reason. */
+static void dropped_section(struct figures *out, const struct sources *from)
+{
+    const struct store_figures *figures = &from->store.figures;
+    number(out, "evicted_total", figures->dropped_evicted);
+    number(out, "reclaimed_total", figures->dropped_reclaimed);
+    number(out, "corrupt_total", figures->dropped_corrupt);
+    number(out, "short_total", figures->dropped_short);
+    number(out, "versions_total", figures->dropped_versions);
+    number(out, "unwritten_off_total", figures->unwritten_off);
+    number(out, "unwritten_full_total", figures->unwritten_full);
+    number(out, "unwritten_error_total", figures->unwritten_error);
+    number(out, "unwritten_memory_total", figures->unwritten_memory);
+    number(out, "unwritten_closing_total", figures->unwritten_closing);
+    number(out, "read_errors_total", figures->read_errors);
+}
+
+static void files_section(struct figures *out, const struct sources *from)
+{
+    text(out, "io", loop_io_kind(from->server->loop));
+    number(out, "reads_total", from->files.reads);
+    number(out, "writes_total", from->files.writes);
+    number(out, "syncs_total", from->files.syncs);
+    number(out, "other_total", from->files.other);
+    number(out, "read_bytes_total", from->files.read_bytes);
+    number(out, "written_bytes_total", from->files.written_bytes);
+    number(out, "in_flight", from->files.in_flight);
+    number(out, "waiting", from->files.waiting);
+}
+
+static void ops_section(struct figures *out, const struct sources *from)
+{
+    uint64_t unknown = 0;
+    for (unsigned op = 0; op < 256; op++) {
+        const char *name = op_name((uint8_t)op);
+        if (name)
+            number(out, name, from->server->figures.ops[op]);
+        else
+            unknown += from->server->figures.ops[op];
+    }
+    number(out, "unknown", unknown);
+}
+
+static const struct {
+    const char *name;
+    void (*fill)(struct figures *out, const struct sources *from);
+} sections[] = {
+    {"server", server_section},   {"objects", objects_section}, {"memory", memory_section}, {"disk", disk_section},
+    {"dropped", dropped_section}, {"files", files_section},     {"ops", ops_section},
+};
+enum { SECTION_COUNT = sizeof sections / sizeof sections[0] };
+
+static void pack_section(struct buffer *out, size_t index, const struct sources *from)
+{
+    struct figures figures = {0};
+    buffer_init(&figures.rows);
+    sections[index].fill(&figures, from);
+    pack_text(out, sections[index].name);
+    pack_map(out, figures.count);
+    pack_raw(out, span_of(figures.rows.at, figures.rows.len));
+    out->failed |= figures.rows.failed;
+    buffer_fini(&figures.rows);
+}
+
+bool info_pack(struct server *server, struct buffer *out, struct span section)
+{
+    struct sources from = {.server = server};
+    store_info(server->store, &from.store);
+    loop_file_counts(server->loop, &from.files);
+    server_traffic(server, &from.received_bytes, &from.sent_bytes);
+    uint32_t count = 0;
+    for (size_t i = 0; i < SECTION_COUNT; i++)
+        count += section.len == 0 || span_equal(section, span_text(sections[i].name));
+    if (count == 0)
+        return false;
+    pack_map(out, count);
+    for (size_t i = 0; i < SECTION_COUNT; i++)
+        if (section.len == 0 || span_equal(section, span_text(sections[i].name)))
+            pack_section(out, i, &from);
+    return true;
+}

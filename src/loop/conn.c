@@ -1,0 +1,415 @@
+#include <errno.h>
+#include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "loop/conn_impl.h"
+#include "loop/loop_impl.h"
+
+enum {
+    TURN_BYTES = 1 << 20, /* of one conn, each way */
+    TURN_READS = 16,
+    GATHER_COUNT = IOV_MAX,
+};
+
+struct conn {
+    uv_poll_t poll;
+    struct loop *loop;
+    struct listener *listener;
+    const struct conn_events *events;
+    void *owner;
+    conn_closed_fn closed;
+    void *closed_owner;
+    struct list dirty;    /* to be flushed before the next poll */
+    struct list queued;   /* sends with bytes that the kernel has not taken */
+    struct list finished; /* sends whose fn is to run */
+    struct task task;     /* runs those, and asks `room` after conn_resume() */
+    uint64_t unsent_bytes;
+    uint64_t sent_bytes;
+    uint64_t received_bytes;
+    int fd;
+    int send_err; /* what later sends get */
+    int polled;   /* libuv's event bits asked for */
+    bool ended;
+    bool paused;  /* room said 0 */
+    bool resumed; /* conn_resume() was called since */
+    bool blocked; /* the socket took less than it was offered */
+    bool shutdown_wanted;
+    bool closing;
+};
+
+static void conn_on_poll(uv_poll_t *handle, int status, int events);
+static void conn_on_task(struct task *task);
+
+/* ---- polling ---- */
+
+static int conn_wanted(const struct conn *conn)
+{
+    int wanted = 0;
+    if (conn->events && !conn->ended && !conn->paused)
+        wanted |= UV_READABLE;
+    if (conn->blocked)
+        wanted |= UV_WRITABLE;
+    return wanted;
+}
+
+static void conn_poll_set(struct conn *conn, int wanted)
+{
+    if (wanted == conn->polled)
+        return;
+    if (wanted)
+        CHECK(uv_poll_start(&conn->poll, wanted, conn_on_poll) == 0);
+    else
+        uv_poll_stop(&conn->poll);
+    conn->polled = wanted;
+}
+
+/* Events that are asked for and no longer wanted are left until one comes (conn_on_poll), because each change costs two
+ * system calls, and most are soon wanted again. */
+static void conn_poll_more(struct conn *conn)
+{
+    int wanted = conn_wanted(conn);
+    if (wanted & ~conn->polled)
+        conn_poll_set(conn, wanted);
+}
+
+/* ---- receiving ---- */
+
+static void conn_end(struct conn *conn, int err)
+{
+    conn->ended = true;
+    conn->events->ended(conn->owner, err);
+}
+
+/* Returns how many bytes have come, 0 when that is all for this turn. The owner may have closed the conn. */
+static size_t conn_read_once(struct conn *conn, size_t budget)
+{
+    void *base = NULL;
+    size_t len = 0;
+    conn->paused = true; /* before the call: the owner may resume from inside it */
+    conn->events->room(conn->owner, &base, &len);
+    if (conn->closing || len == 0)
+        return 0;
+    conn->paused = false;
+    if (len > budget)
+        len = budget;
+    ssize_t got;
+    do
+        got = read(conn->fd, base, len);
+    while (got < 0 && errno == EINTR);
+    if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        return 0;
+    if (got <= 0) {
+        conn_end(conn, got < 0 ? -errno : 0);
+        return 0;
+    }
+    conn->received_bytes += (uint64_t)got;
+    conn->events->received(conn->owner, (size_t)got);
+    return (size_t)got == len ? len : 0;
+}
+
+static void conn_read(struct conn *conn)
+{
+    size_t budget = TURN_BYTES;
+    for (unsigned i = 0; i < TURN_READS && budget > 0; i++) {
+        size_t got = conn_read_once(conn, budget);
+        if (conn->closing || got == 0)
+            return;
+        budget -= got;
+    }
+}
+
+void conn_start(struct conn *conn, const struct conn_events *events, void *owner)
+{
+    CHECK(!conn->events && !conn->closing);
+    conn->events = events;
+    conn->owner = owner;
+    conn_poll_more(conn);
+}
+
+void conn_resume(struct conn *conn)
+{
+    if (!conn->paused || conn->ended || conn->closing)
+        return;
+    conn->resumed = true;
+    task_post(&conn->task);
+}
+
+/* ---- sending ---- */
+
+/* Its fn runs from the conn's task. */
+static void send_finish(struct conn *conn, struct conn_send *send, int err)
+{
+    CHECK(!send->done);
+    send->done = true;
+    send->err = err;
+    list_remove(&send->link);
+    list_push_back(&conn->finished, &send->link);
+}
+
+static void conn_fail_sends(struct conn *conn, int err)
+{
+    struct list *link;
+    while ((link = list_first(&conn->queued)))
+        send_finish(conn, CONTAINER_OF(link, struct conn_send, link), err);
+    conn->unsent_bytes = 0;
+}
+
+/* Pass over `taken` bytes, and over whatever is empty behind them. */
+static void conn_consume(struct conn *conn, size_t taken)
+{
+    struct list *link;
+    conn->unsent_bytes -= taken;
+    conn->sent_bytes += taken;
+    while ((link = list_first(&conn->queued))) {
+        struct conn_send *send = CONTAINER_OF(link, struct conn_send, link);
+        for (; send->iov_count > 0; send->iov++, send->iov_count--) {
+            size_t part = taken < send->iov->iov_len ? taken : send->iov->iov_len;
+            send->iov->iov_base = (char *)send->iov->iov_base + part;
+            send->iov->iov_len -= part;
+            taken -= part;
+            if (send->iov->iov_len > 0)
+                return;
+        }
+        send_finish(conn, send, 0);
+    }
+    CHECK(taken == 0);
+}
+
+/* Fill `iov` from the front of the queue with at most `budget` bytes. Returns how many entries, and the bytes in *bytes. */
+static size_t conn_gather(struct conn *conn, struct iovec *iov, size_t budget, size_t *bytes)
+{
+    size_t count = 0;
+    *bytes = 0;
+    for (struct list *link = conn->queued.next; link != &conn->queued; link = link->next) {
+        const struct conn_send *send = CONTAINER_OF(link, struct conn_send, link);
+        for (unsigned i = 0; i < send->iov_count; i++) {
+            if (count == GATHER_COUNT || *bytes == budget)
+                return count;
+            if (send->iov[i].iov_len == 0)
+                continue;
+            iov[count] = send->iov[i];
+            if (iov[count].iov_len > budget - *bytes)
+                iov[count].iov_len = budget - *bytes;
+            *bytes += iov[count].iov_len;
+            count++;
+        }
+    }
+    return count;
+}
+
+/* One system call. Returns how many bytes went, 0 when it is over for now. */
+static size_t conn_send_once(struct conn *conn, size_t budget)
+{
+    struct iovec iov[GATHER_COUNT];
+    size_t bytes;
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = conn_gather(conn, iov, budget, &bytes)};
+    ssize_t taken;
+    do
+        taken = sendmsg(conn->fd, &msg, MSG_NOSIGNAL);
+    while (taken < 0 && errno == EINTR);
+    if (taken < 0 && errno != EAGAIN && errno != EWOULDBLOCK) {
+        conn->send_err = -errno;
+        conn_fail_sends(conn, conn->send_err);
+        return 0;
+    }
+    if (taken > 0)
+        conn_consume(conn, (size_t)taken);
+    conn->blocked = taken < 0 || (size_t)taken < bytes;
+    return conn->blocked ? 0 : (size_t)taken;
+}
+
+static void conn_try_shutdown(struct conn *conn)
+{
+    if (!conn->shutdown_wanted || conn->send_err || !list_empty(&conn->queued))
+        return;
+    (void)shutdown(conn->fd, SHUT_WR);
+    conn->send_err = -EPIPE;
+}
+
+static void conn_make_dirty(struct conn *conn)
+{
+    if (list_empty(&conn->dirty))
+        list_push_back(&conn->loop->dirty_conns, &conn->dirty);
+}
+
+/* No callback runs in here: fns of sends are left to the task. */
+static void conn_flush(struct conn *conn)
+{
+    size_t budget = TURN_BYTES;
+    conn->blocked = false;
+    conn_consume(conn, 0);
+    while (budget > 0 && !list_empty(&conn->queued)) {
+        size_t taken = conn_send_once(conn, budget);
+        if (taken == 0)
+            break;
+        budget -= taken;
+    }
+    conn_try_shutdown(conn);
+    if (!list_empty(&conn->finished))
+        task_post(&conn->task);
+    if (!list_empty(&conn->queued) && !conn->blocked) {
+        conn_make_dirty(conn);
+        loop_wake(conn->loop);
+    }
+    conn_poll_more(conn);
+}
+
+void conns_flush(struct loop *loop)
+{
+    struct list now;
+    list_init(&now);
+    list_move_all(&now, &loop->dirty_conns);
+    struct list *link;
+    while ((link = list_pop_front(&now))) {
+        struct conn *conn = CONTAINER_OF(link, struct conn, dirty);
+        if (!conn->blocked)
+            conn_flush(conn);
+    }
+}
+
+void conn_send(struct conn *conn, struct conn_send *send, conn_send_fn fn)
+{
+    send->fn = fn;
+    send->done = false;
+    send->err = 0;
+    list_push_back(&conn->queued, &send->link);
+    if (conn->closing || conn->send_err || conn->shutdown_wanted) {
+        int err = conn->closing ? -ECANCELED : conn->send_err ? conn->send_err : -EPIPE;
+        send_finish(conn, send, err);
+        if (!conn->closing)
+            task_post(&conn->task);
+        return;
+    }
+    for (unsigned i = 0; i < send->iov_count; i++)
+        conn->unsent_bytes += send->iov[i].iov_len;
+    conn_make_dirty(conn);
+}
+
+void conn_shutdown(struct conn *conn)
+{
+    conn->shutdown_wanted = true;
+    if (!conn->closing)
+        conn_make_dirty(conn);
+}
+
+/* ---- events ---- */
+
+/* libuv stops the handle when it sees an error. Reading or sending will say which one it is, and whichever is not
+ * wanted now is not asked for again, so that an error that nobody takes up cannot keep the loop turning. */
+static void conn_on_poll(uv_poll_t *handle, int status, int events)
+{
+    struct conn *conn = handle->data;
+    if (status < 0) {
+        conn->polled = 0;
+        events = UV_READABLE | UV_WRITABLE;
+    }
+    int wanted = conn_wanted(conn);
+    if ((events & UV_WRITABLE) && (wanted & UV_WRITABLE))
+        conn_flush(conn);
+    if ((events & UV_READABLE) && (wanted & UV_READABLE))
+        conn_read(conn);
+    if (!conn->closing)
+        conn_poll_set(conn, conn_wanted(conn));
+}
+
+/* Once it is closed, what is left is the close callback's. */
+static void conn_run_finished(struct conn *conn, bool closed)
+{
+    struct list now;
+    struct list *link;
+    list_init(&now);
+    list_move_all(&now, &conn->finished);
+    while (conn->closing == closed && (link = list_pop_front(&now))) {
+        struct conn_send *send = CONTAINER_OF(link, struct conn_send, link);
+        send->fn(send, send->err);
+    }
+    list_move_all(&now, &conn->finished);
+    list_move_all(&conn->finished, &now);
+}
+
+static void conn_on_task(struct task *task)
+{
+    struct conn *conn = CONTAINER_OF(task, struct conn, task);
+    conn_run_finished(conn, false);
+    if (conn->closing || !conn->resumed)
+        return;
+    conn->resumed = false;
+    if (!conn->ended)
+        conn_read(conn);
+    if (!conn->closing)
+        conn_poll_more(conn);
+}
+
+/* ---- life ---- */
+
+int conn_new(struct conn **out, struct loop *loop, struct listener *listener, int fd)
+{
+    struct conn *conn = calloc(1, sizeof *conn);
+    if (!conn)
+        return -ENOMEM;
+    int err = uv_poll_init(&loop->uv, &conn->poll, fd);
+    if (err) {
+        free(conn);
+        return err;
+    }
+    /* Where it fails, replies wait a little longer. */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
+    conn->poll.data = conn;
+    conn->loop = loop;
+    conn->listener = listener;
+    conn->fd = fd;
+    list_init(&conn->dirty);
+    list_init(&conn->queued);
+    list_init(&conn->finished);
+    task_init(&conn->task, loop, conn_on_task);
+    loop->open_conns++;
+    *out = conn;
+    return 0;
+}
+
+static void conn_on_closed(uv_handle_t *handle)
+{
+    struct conn *conn = handle->data;
+    while (!list_empty(&conn->finished))
+        conn_run_finished(conn, true);
+    conn_closed_fn closed = conn->closed;
+    void *owner = conn->closed_owner;
+    conn->loop->open_conns--;
+    listener_conn_gone(conn->listener);
+    free(conn);
+    closed(owner);
+}
+
+void conn_close(struct conn *conn, conn_closed_fn fn, void *owner)
+{
+    CHECK(!conn->closing);
+    conn->closing = true;
+    conn->closed = fn;
+    conn->closed_owner = owner;
+    conn_fail_sends(conn, -ECANCELED);
+    list_remove(&conn->dirty);
+    task_cancel(&conn->task);
+    uv_close((uv_handle_t *)&conn->poll, conn_on_closed);
+    close(conn->fd);
+    conn->fd = -1;
+}
+
+uint64_t conn_unsent_bytes(const struct conn *conn)
+{
+    return conn->unsent_bytes;
+}
+
+uint64_t conn_sent_bytes(const struct conn *conn)
+{
+    return conn->sent_bytes;
+}
+
+uint64_t conn_received_bytes(const struct conn *conn)
+{
+    return conn->received_bytes;
+}

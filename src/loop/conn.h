@@ -1,0 +1,75 @@
+/* conn.h - TCP listeners and connections that receive into the owner's memory and send from it.
+ *
+ * Owns:    the socket. A `struct conn` is the loop's heap from accept until the close callback has run.
+ * Borrows: memory named by `room` until the next call of `received`, and what `conn_send` was given until its fn.
+ * Not its: frames, keys, limits.
+ * Thread:  the loop's.
+ */
+#ifndef KVD_LOOP_CONN_H
+#define KVD_LOOP_CONN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "loop/loop.h"
+
+struct conn;
+struct listener;
+
+/* Called for each accepted connection; the owner calls conn_start() or conn_close() in time; nothing is read before. */
+typedef void (*listener_fn)(void *arg, struct conn *conn);
+
+/* Listen on `host` (a numeric address or a name, which is resolved here, blocking) and `port` (0: any free one).
+ * Accepts at most `max_conns` at once; beyond it, and when descriptors run out, connections wait in the backlog.
+ * Returns 0, -EADDRINUSE, -EADDRNOTAVAIL, -EACCES or another errno; KVD_EUSAGE when the host cannot be resolved. */
+int listener_open(struct listener **out, struct loop *loop, const char *host, uint16_t port, unsigned max_conns, listener_fn fn, void *arg);
+uint16_t listener_port(const struct listener *listener);
+/* The port is free when this returns. */
+void listener_close(struct listener *listener);
+
+/* True when every address of `host` is a loopback one; false too when it cannot be resolved. Blocking; at start only. */
+bool address_is_loopback(const char *host);
+
+struct conn_events {
+    /* Where the next bytes go: set *base and *len. *len 0 stops reading until conn_resume(). May close the conn. */
+    void (*room)(void *owner, void **base, size_t *len);
+    /* `len` bytes have come to where room said. May close the conn. */
+    void (*received)(void *owner, size_t len);
+    /* Nothing more will be received: 0 the peer has shut down its side, or -errno. Once. Sends may go on after 0. */
+    void (*ended)(void *owner, int err);
+};
+void conn_start(struct conn *conn, const struct conn_events *events, void *owner);
+/* Ask `room` again, after it said 0. Harmless otherwise. Runs on the next turn. */
+void conn_resume(struct conn *conn);
+
+struct conn_send;
+/* err: 0 when the kernel has taken every byte; -ECANCELED when the conn was closed before; or why sending failed. */
+typedef void (*conn_send_fn)(struct conn_send *send, int err);
+struct conn_send {
+    struct iovec *iov; /* borrowed until fn, and used up by it; up to 1,024 entries go in one system call */
+    unsigned iov_count;
+    conn_send_fn fn;
+    struct list link; /* the conn's */
+    bool done;
+    int err;
+};
+/* Queue bytes behind those queued before. They leave at the end of this turn, gathered with others of this conn into as
+ * few vectored writes as can be; at most about 1 MiB a turn and conn, so that others get theirs. After an error or a shutdown fn
+ * gets it. */
+void conn_send(struct conn *conn, struct conn_send *send, conn_send_fn fn);
+
+/* Shut down the sending side once what is queued has left. Receiving goes on. */
+void conn_shutdown(struct conn *conn);
+
+/* Close. Pending sends end with -ECANCELED, then `fn` runs; no other callback runs for the conn from this call on. Once. */
+typedef void (*conn_closed_fn)(void *owner);
+void conn_close(struct conn *conn, conn_closed_fn fn, void *owner);
+
+/* Bytes queued and not yet taken by the kernel; total bytes taken so far; total received. */
+uint64_t conn_unsent_bytes(const struct conn *conn);
+uint64_t conn_sent_bytes(const struct conn *conn);
+uint64_t conn_received_bytes(const struct conn *conn);
+
+#endif

@@ -1,0 +1,139 @@
+/* loop.h - one event loop and what time, chance and other threads mean to it.
+ *
+ * This folder is the seam: everything that src/ reaches outside (sockets, files, clock, timers, randomness, threads) it
+ * reaches through the headers here. They name no libuv or liburing type, so that a simulator can stand in for them.
+ *
+ * Owns:    the libuv loop, the ring or the threads in its place, the job threads.
+ * Borrows: the log, which must outlive it.
+ * Not its: what anything means.
+ * Thread:  all functions from the loop's own thread, but where said otherwise.
+ *
+ * Callbacks run from the loop, never inside the call that started the operation, exactly once for each accepted request.
+ * Requests (timer, task, job, file_op, conn_send) lie in the caller's memory and must not move or die until then.
+ */
+#ifndef KVD_LOOP_LOOP_H
+#define KVD_LOOP_LOOP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "base/log.h"
+
+struct loop;
+
+struct loop_options {
+    unsigned io_depth;    /* file operations in flight at most, the rest wait in order; 0: 64 */
+    unsigned job_threads; /* threads for jobs; 0: 4 */
+    unsigned io_threads;  /* threads for file operations where io_uring is refused; 0: 8 */
+    bool forbid_ring;     /* use the threads even where io_uring works */
+};
+
+/* Make a loop. Tries io_uring; where that is refused, file operations run on threads and the log says so once
+ * (event=io_uring_refused). Returns 0, -ENOMEM, or what libuv or pthread_create said. */
+int loop_new(struct loop **out, const struct loop_options *options, const struct log *log);
+
+/* Everything opened on it must be closed and every request have run. Joins the threads: one stuck in a hung file system
+ * keeps it waiting, so the roof ends the process by loop_exit_now() instead when its patience ends. */
+void loop_free(struct loop *loop);
+
+/* Run until loop_stop(). */
+void loop_run(struct loop *loop);
+void loop_stop(struct loop *loop);
+
+/* End the process at once with `status`, without waiting for threads. Any thread. */
+_Noreturn void loop_exit_now(int status);
+
+/* "io_uring" or "threads"; static. */
+const char *loop_io_kind(const struct loop *loop);
+
+/* Monotonic clock. now_ms is that of this turn of the loop (one clock read a turn); now_us reads the clock. */
+uint64_t loop_now_ms(const struct loop *loop);
+uint64_t loop_now_us(const struct loop *loop);
+
+/* Wall clock, in ms since 1970. */
+uint64_t loop_wall_ms(const struct loop *loop);
+
+/* Fill `len` bytes from the kernel's generator. Returns 0 or -errno. Any thread. */
+int loop_random(struct loop *loop, void *bytes, size_t len);
+
+/* ---- timers ---- */
+
+struct timer;
+typedef void (*timer_fn)(struct timer *timer);
+struct timer {
+    struct loop *loop;
+    timer_fn fn;
+    uint64_t due_ms;
+    struct timer *child, *sibling, *prev; /* a pairing heap's links; the loop's */
+    bool active;
+};
+void timer_init(struct timer *timer, struct loop *loop, timer_fn fn);
+/* (Re)start: `fn` runs once, at least `after_ms` from this turn's now. */
+void timer_start(struct timer *timer, uint64_t after_ms);
+/* Harmless when it is not active; `fn` will not run. */
+void timer_stop(struct timer *timer);
+
+/* ---- tasks: run once, on the loop's next turn ---- */
+
+struct task;
+typedef void (*task_fn)(struct task *task);
+struct task {
+    struct list link;
+    struct loop *loop;
+    task_fn fn;
+};
+void task_init(struct task *task, struct loop *loop, task_fn fn);
+/* Harmless when it is posted already. A task posted from a task runs on the turn after. */
+void task_post(struct task *task);
+void task_cancel(struct task *task);
+
+/* ---- jobs: blocking work (fs.h) on a bounded set of threads ---- */
+
+struct job;
+typedef void (*job_fn)(struct job *job);
+struct job {
+    struct list link;
+    struct loop *loop;
+    job_fn work; /* on a job thread: touches only memory that is this job's */
+    job_fn done; /* on the loop */
+};
+/* Queue it; jobs start in the order in which they were queued. `work` then `done` run once each; there is no cancelling. */
+void job_start(struct loop *loop, struct job *job, job_fn work, job_fn done);
+
+/* ---- signals ---- */
+
+/* Call fn(arg, signo) on the loop for every SIGTERM and SIGINT; SIGPIPE is ignored for the process. Once a loop.
+ * Returns 0 or libuv's error. */
+typedef void (*loop_signal_fn)(void *arg, int signo);
+int loop_catch_signals(struct loop *loop, loop_signal_fn fn, void *arg);
+
+/* ---- what the process is and has ---- */
+
+/* A sink for log.h that writes lines to stderr, each with `ts=` (UTC, ms) before it, in one write. Any thread. */
+void loop_log_to_stderr(struct log *log, enum log_level level);
+
+/* This host's name, cut to fit. Returns 0 or -errno. */
+int loop_host_name(char *out, size_t out_len);
+
+/* Resident set of this process in bytes; 0 when unknown. CPU time (user + system) used, in ms. */
+uint64_t loop_rss_bytes(void);
+uint64_t loop_cpu_ms(void);
+
+/* Write `text` (a pid, a port) to `path` as a whole, by a temporary name and rename. Returns 0 or -errno. Blocking; at start only. */
+int loop_write_small_file(const char *path, const char *text);
+
+/* Read the whole file into text[0..len); returns its bytes, -EFBIG when there are more, or -errno. Only regular files (-EINVAL). Blocking; at start only. */
+int64_t loop_read_small_file(const char *path, char *text, size_t len);
+
+/* ---- memory ---- */
+
+/* Reserve `bytes` (a multiple of 2 MiB is best) of address space, readable and writable, zero, backed as it is touched,
+ * with huge pages asked for. Not counted against overcommit. Returns 0 or -errno. Any thread. */
+int memory_reserve(void **base, uint64_t bytes);
+void memory_release(void *base, uint64_t bytes);
+/* Give the pages back to the kernel; they read as zero afterwards. */
+void memory_forget(void *base, uint64_t bytes);
+
+#endif

@@ -1,0 +1,190 @@
+/* main.c - flags, the config file, and the loop's life. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/text.h"
+#include "config.h"
+#include "loop/conn.h"
+#include "loop/loop.h"
+#include "server.h"
+
+enum { CONFIG_FILE_BYTES = 1 << 20, WHY_BYTES = 3 * CONFIG_TEXT_BYTES };
+
+static const char *kind_of(const struct config_key *key)
+{
+    static const char *const kinds[] = {"TEXT", "SIZE", "TIME", "N", ""};
+    return key->values ? key->values : kinds[key->type];
+}
+
+static void print_help(void)
+{
+    printf("kvd %s - a server that keeps KV cache blocks in memory and on disk\n\nusage: kvd [--KEY VALUE]...\n\n", KVD_VERSION);
+    printf("  %-34s %s\n", "--config FILE", "read `key = value` lines; flags win");
+    printf("  %-34s %s\n", "--check-config", "say whether the settings are good, and stop");
+    printf("  %-34s %s\n  %-34s %s\n", "--version", "say which version this is", "--help", "say this");
+    for (size_t i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        bool shown = key->fallback && key->fallback[0];
+        char flag[80];
+        snprintf(flag, sizeof flag, "--%s %s", key->name, kind_of(key));
+        printf("  %-34s %s%s%s%s\n", flag, key->help, shown ? " (" : "", shown ? key->fallback : "", shown ? ")" : "");
+    }
+    printf("\nSizes: 512m, 4g, 1t. Times: 250ms, 5s. All of it: docs/configuration.md\n");
+}
+
+/* docs/configuration.md, made from the table; `make check` compares. */
+static void print_page(void)
+{
+    printf(
+        "# Configuration\n\n"
+        "Every setting is a flag (`--memory 8g` or `--memory=8g`) and a line of the file that `--config FILE` names (`memory = 8g`;\n"
+        "`#` and `;` begin comments; a `[kvd]` header is allowed). Flags win over the file. `kvd --check-config` says whether all of it\n"
+        "makes sense, without touching anything. Sizes are written `512m`, `4g`, `1t` (units of 1,024), times `250ms`, `5s`, `2m`.\n"
+        "*Live* settings can be changed while kvd runs (CONFIG of docs/protocol.md).\n\n"
+        "| key | value | default | live | what it is |\n|---|---|---|---|---|\n");
+    for (size_t i = 0; i < config_key_count; i++) {
+        const struct config_key *key = &config_keys[i];
+        const char *fallback = key->fallback ? key->fallback : strcmp(key->name, "node") == 0 ? "the host's name" : "see below";
+        printf("| `%s` | ", key->name);
+        for (const char *at = kind_of(key); *at; at++)
+            fputs(*at == '|' ? ", " : (char[]){*at, 0}, stdout);
+        printf(" | %s | %s | %s |\n", fallback, key->live ? "yes" : "", key->help);
+    }
+    printf(
+        "\nWithout `dir`, files go to `$XDG_STATE_HOME/kvd`, else for a user to `~/.local/state/kvd`, for root to `/var/lib/kvd`;\n"
+        "kvd names the directory in its first log line. It makes the folders `<dir>/<cluster>/<node>/` (mode 0700) and keeps to them.\n");
+}
+
+static int complain(const char *why)
+{
+    fprintf(stderr, "kvd: %s\n", why);
+    return 2;
+}
+
+/* Where files go when nobody says: the place for a service's state, or for a user's. */
+static void default_dir(char *out, size_t out_len)
+{
+    const char *state = getenv("XDG_STATE_HOME");
+    const char *home = getenv("HOME");
+    if (state && state[0] == '/')
+        snprintf(out, out_len, "%s/kvd", state);
+    else if (home && home[0] == '/' && strcmp(home, "/root") != 0)
+        snprintf(out, out_len, "%s/.local/state/kvd", home);
+    else
+        snprintf(out, out_len, "/var/lib/kvd");
+}
+
+static int read_config_file(struct config *config, const char *path, char *why, size_t why_len)
+{
+    char detail[CONFIG_TEXT_BYTES];
+    char *text = calloc(1, CONFIG_FILE_BYTES + 1);
+    int64_t len = text ? loop_read_small_file(path, text, CONFIG_FILE_BYTES) : -ENOMEM;
+    int err = KVD_EUSAGE;
+    if (len < 0)
+        snprintf(why, why_len, "%s: %s", path, error_text((int)len));
+    else if (strlen(text) != (size_t)len)
+        snprintf(why, why_len, "%s: not a text file", path);
+    else if ((err = config_read(config, text, detail, sizeof detail)) != 0)
+        snprintf(why, why_len, "%s: %s", path, detail);
+    free(text);
+    return err;
+}
+
+/* P10: who listens beyond loopback has said so. */
+static int check_reach(const struct config *config, char *why, size_t why_len)
+{
+    char host[CONFIG_TEXT_BYTES];
+    uint16_t port;
+    if (config->no_auth_anywhere || !text_split_address(config->listen, host, sizeof host, &port) || address_is_loopback(host))
+        return 0;
+    snprintf(why, why_len,
+             "%s is not a loopback address, and whoever connects could read and write: say --no-auth-anywhere if that is meant",
+             config->listen);
+    return KVD_EUSAGE;
+}
+
+static int load_config(struct config *config, struct config_command *command, int argc, char **argv, char *why, size_t why_len)
+{
+    char host[65] = "kvd", dir[CONFIG_TEXT_BYTES];
+    (void)loop_host_name(host, sizeof host);
+    default_dir(dir, sizeof dir);
+    config_init(config, host, dir);
+    int err = command->file[0] != '\0' ? read_config_file(config, command->file, why, why_len) : 0;
+    if (err == 0)
+        err = config_flags(config, command, argc, argv, why, why_len);
+    if (err == 0)
+        err = config_check(config, why, why_len);
+    return err ? err : check_reach(config, why, why_len);
+}
+
+static void signalled(void *arg, int signo)
+{
+    (void)signo;
+    server_stop(arg);
+}
+
+static int serve(struct loop *loop, struct log *log, struct config *config)
+{
+    struct server *server = malloc(sizeof *server);
+    if (!server)
+        return complain("out of memory");
+    int status = 1;
+    if (server_open(server, loop, log, config) == 0) {
+        if (loop_catch_signals(loop, signalled, server) == 0)
+            loop_run(loop);
+        status = server->exit_status;
+        server_fini(server);
+    }
+    free(server);
+    return status;
+}
+
+static int run(struct config *config)
+{
+    struct log log;
+    loop_log_to_stderr(&log, config_log_level(config));
+    struct loop_options options = {.io_depth = (unsigned)config->io_depth, .forbid_ring = strcmp(config->io, "threads") == 0};
+    struct loop *loop;
+    int err = loop_new(&loop, &options, &log);
+    if (err)
+        return complain(error_text(err));
+    int status = serve(loop, &log, config);
+    loop_free(loop);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct config_command command;
+    char why[WHY_BYTES];
+    if (config_flags(NULL, &command, argc, argv, why, sizeof why) != 0)
+        return complain(why);
+    if (command.help) {
+        print_help();
+        return 0;
+    }
+    if (command.page) {
+        print_page();
+        return 0;
+    }
+    if (command.version) {
+        printf("kvd %s\n", KVD_VERSION);
+        return 0;
+    }
+
+    struct config *config = malloc(sizeof *config);
+    int status = 0;
+    if (!config)
+        return complain("out of memory");
+    if (load_config(config, &command, argc, argv, why, sizeof why) != 0)
+        status = complain(why);
+    else if (command.check)
+        printf("kvd: the settings are good\n");
+    else
+        status = run(config);
+    free(config);
+    return status;
+}

@@ -1,0 +1,135 @@
+/* table.h - the replica table: from key to object, where its bytes are, who holds it, who leaves next.
+ *
+ * Owns:    entries, and their places in every list here.
+ * Borrows: `blob` pointers (the store holds a reference for each entry that has one); the table never looks inside.
+ * Not its: I/O, loops, clocks (times come in as ms of a monotonic clock), policy beyond "least recently used first".
+ * Thread:  the loop's.
+ *
+ * Memory, beside the key: at most 160 bytes an object on average (entry plus its share of the buckets), also while it grows. It grows by
+ * moving a few buckets with each addition: no call is ever O(n), but where said so.
+ */
+#ifndef KVD_META_TABLE_H
+#define KVD_META_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/list.h"
+
+struct blob;
+struct table;
+
+enum { KEY_MAX_BYTES = 1024, TABLE_SECRET_BYTES = 192 };
+
+/* One file on disk, as far as the table knows it: which objects have their disk replica there. The store's memory; must be
+ * empty when it goes. */
+struct place {
+    struct list objects;     /* entries, by in_place */
+    uint64_t count;          /* of them */
+    uint64_t bytes;          /* of their values */
+    uint64_t held_disk_only; /* of them: leased or pinned, and without a memory replica */
+};
+void place_init(struct place *place);
+
+enum entry_flags {
+    ENTRY_PINNED = 1,
+    ENTRY_WRITING = 2,         /* a write to disk is queued or under way: memory keeps the bytes */
+    ENTRY_LISTED = 4,          /* the table's: on a use list */
+    ENTRY_HELD = 8,            /* the table's: counted in held_memory_only_bytes */
+    ENTRY_HELD_DISK = 16,      /* the table's: counted in its place's held_disk_only */
+    ENTRY_COUNTED_PINNED = 32, /* the table's, and the next two: what the sums and the use lists were last told */
+    ENTRY_COUNTED_LEASED = 64,
+    ENTRY_COUNTED_WRITING = 128,
+};
+
+struct entry {
+    struct entry *chain; /* the table's */
+    uint64_t hash;
+    uint64_t version;
+    uint64_t size; /* may change only while it has neither replica and that has been settled: the sums count by it */
+    uint64_t checksum;
+    struct blob *blob;   /* memory replica, complete; or NULL. Set by the store, then table_settle() */
+    struct place *place; /* disk replica, complete; or NULL. Set by table_set_place() */
+    void *work;          /* the store's: a write, a read into memory, or a replace under way */
+    struct list by_use;  /* the table's */
+    struct list in_place;
+    struct list holds; /* struct hold of lease.h; leased when not empty */
+    uint32_t block;    /* where in the place, in 4 KiB blocks */
+    uint32_t blocks;
+    uint32_t put_tick;  /* when it was put (or found at start), in ticks of the loop's clock: table_tick() */
+    uint32_t used_tick; /* last used */
+    uint32_t hits;      /* saturates */
+    uint16_t key_len;
+    uint8_t flags;
+    uint8_t key[];
+};
+
+/* Ages are kept in 32 bits: 16 ms apart, good for two years. */
+enum { ENTRY_TICK_MS = 16 };
+static inline uint32_t table_tick(uint64_t now_ms)
+{
+    return (uint32_t)(now_ms / ENTRY_TICK_MS);
+}
+/* How long ago `tick` was, in ms. */
+static inline uint64_t table_ms_since(uint32_t tick, uint64_t now_ms)
+{
+    return (uint64_t)(table_tick(now_ms) - tick) * ENTRY_TICK_MS;
+}
+
+static inline struct span entry_key(const struct entry *entry)
+{
+    return span_of(entry->key, entry->key_len);
+}
+
+/* `secret` is random (XXH3's secret: hashes cannot be foreseen by clients); copied. 0 or -ENOMEM. */
+int table_new(struct table **out, const uint8_t secret[TABLE_SECRET_BYTES]);
+/* Frees every entry too; none may have a blob, a place, work or holds any more. */
+void table_free(struct table *table);
+
+uint64_t table_hash(const struct table *table, struct span key);
+/* NULL when it is not there. `hash` is table_hash(key). */
+struct entry *table_find(const struct table *table, struct span key, uint64_t hash);
+/* Start fetching the bucket of `hash` into the cache; for batches. */
+void table_prefetch(const struct table *table, uint64_t hash);
+/* Add a key that is not there, all else zero. NULL when the heap is out. */
+struct entry *table_add(struct table *table, struct span key, uint64_t hash);
+/* Take it out and free it. It must have no blob, place, work or holds. */
+void table_drop(struct table *table, struct entry *entry);
+
+/* Set or clear (NULL) the disk replica, keep the place's figures right, and settle. */
+void table_set_place(struct table *table, struct entry *entry, struct place *place, uint32_t block, uint32_t blocks);
+
+/* To be called after any change of blob, flags (PINNED, WRITING), or holds: puts the entry on the use list where it belongs
+ * (most recently used end when it newly joins a list) and keeps the sums right. Lists: WRITING (never a victim), HELD (leased or pinned),
+ * FREE (anything else with a blob). An entry without a blob is on none. */
+void table_settle(struct table *table, struct entry *entry);
+
+/* Note a use: to the most recently used end of its list, hits + 1, used_tick. */
+void table_use(struct table *table, struct entry *entry, uint64_t now_ms);
+
+/* The least recently used entry with a memory replica that is neither held nor being written; NULL when there is none. With `desperate`,
+ * when there is none: the least recently used *held* one that has a disk replica, too (looks at 64 at most). */
+struct entry *table_victim(struct table *table, bool desperate);
+
+/* Bytes of held entries that exist only in memory (at most half the pool, says the wire: the store asks before it adds). */
+uint64_t table_held_memory_only_bytes(const struct table *table);
+
+struct table_sums {
+    uint64_t objects;
+    uint64_t in_memory, on_disk;       /* objects with such a complete replica */
+    uint64_t memory_bytes, disk_bytes; /* values' bytes of those */
+    uint64_t pinned, leased, writing;
+    uint64_t heap_bytes; /* what the table itself takes, keys included, malloc's overhead estimated */
+};
+void table_sums(const struct table *table, struct table_sums *out);
+
+/* Walk in the order of hashes from `cursor` (0: the start): calls fn for at most `limit` entries whose key begins with `prefix`, looking
+ * at no more than `steps` buckets and entries. Returns the cursor to go on from, 0 when the end was reached. What is there
+ * throughout is seen at least once, however the table grows meanwhile. (More than `limit` only if 64-bit hashes collide.)
+ * fn may drop the entry it is given, no other, and must not add. */
+typedef void (*table_scan_fn)(void *arg, struct entry *entry);
+uint64_t table_scan(struct table *table, uint64_t cursor, struct span prefix, uint32_t limit, uint32_t steps, table_scan_fn fn, void *arg);
+
+#endif

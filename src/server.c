@@ -1,0 +1,285 @@
+#include "server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "base/text.h"
+#include "proto/settings.h"
+#include "session.h"
+
+enum { TICK_MS = 250, MAX_VALUE_SHARE = 4 };
+
+/* ---- connections ---- */
+
+static void tick(struct timer *timer)
+{
+    struct server *server = CONTAINER_OF(timer, struct server, tick);
+    uint64_t now = loop_now_ms(server->loop);
+    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next)
+        session_tick(CONTAINER_OF(at, struct session, link), now);
+    timer_start(&server->tick, TICK_MS);
+}
+
+static void refused(void *owner)
+{
+    (void)owner;
+}
+
+static void accepted(void *arg, struct conn *conn)
+{
+    struct server *server = arg;
+    struct session *session = session_open(server, conn);
+    if (!session)
+        conn_close(conn, refused, NULL);
+    else if (server->state != SERVER_STARTING)
+        session_begin(session);
+}
+
+void server_traffic(const struct server *server, uint64_t *received_bytes, uint64_t *sent_bytes)
+{
+    *received_bytes = server->figures.received_bytes;
+    *sent_bytes = server->figures.sent_bytes;
+    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next) {
+        const struct session *session = CONTAINER_OF(at, struct session, link);
+        if (session->closed)
+            continue;
+        *received_bytes += conn_received_bytes(session->conn);
+        *sent_bytes += conn_sent_bytes(session->conn);
+    }
+}
+
+/* ---- start ---- */
+
+static void serve(struct server *server)
+{
+    if (server->state != SERVER_STARTING)
+        return;
+    timer_stop(&server->start_timer);
+    server->state = SERVER_SERVING;
+    char port[16];
+    snprintf(port, sizeof port, "%u\n", (unsigned)listener_port(server->listener));
+    if (server->config->port_file[0] != '\0') {
+        int err = loop_write_small_file(server->config->port_file, port);
+        if (err)
+            log_error(server->log, "port_file", "path=\"%s\" err=\"%s\"", server->config->port_file, error_text(err));
+    }
+    const char *colon = strrchr(server->config->listen, ':');
+    log_info(server->log, "listening", "addr=%.*s:%u", (int)(colon - server->config->listen), server->config->listen,
+             (unsigned)listener_port(server->listener));
+    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next)
+        session_begin(CONTAINER_OF(at, struct session, link));
+}
+
+static void waited_enough(struct timer *timer)
+{
+    struct server *server = CONTAINER_OF(timer, struct server, start_timer);
+    log_warn(server->log, "serving_early", "why=\"what is on disk is not known yet\"");
+    serve(server);
+}
+
+/* An unusable directory is the operator's to mend before anybody is served; a damaged one costs the disk tier alone. */
+static void opened(void *arg, int err)
+{
+    struct server *server = arg;
+    if (err == 0)
+        return;
+    bool damaged = err <= KVD_EPROTO;
+    if (damaged || server->state != SERVER_STARTING) {
+        log_error(server->log, "disk_off", "dir=\"%s\" err=\"%s\"", server->config->dir, error_text(err));
+        serve(server);
+        return;
+    }
+    const char *text = err == -EWOULDBLOCK ? "another kvd is running on it" : error_text(err);
+    log_error(server->log, "cannot_use_dir", "dir=\"%s\" node=%s err=\"%s\"", server->config->dir, server->config->node, text);
+    server->exit_status = 1;
+    server_stop(server);
+}
+
+static void recovered(void *arg)
+{
+    serve(arg);
+}
+
+static const struct store_events store_events = {.opened = opened, .recovered = recovered};
+
+static int open_listener(struct server *server)
+{
+    char host[CONFIG_TEXT_BYTES];
+    uint16_t port;
+    CHECK(text_split_address(server->config->listen, host, sizeof host, &port));
+    int err = listener_open(&server->listener, server->loop, host, port, (unsigned)server->config->max_connections, accepted, server);
+    if (err)
+        log_error(server->log, "cannot_listen", "addr=%s err=\"%s\"", server->config->listen, error_text(err));
+    return err;
+}
+
+static enum persist persist_of(const struct config *config)
+{
+    return strcmp(config->persist, "none") == 0 ? PERSIST_NONE : PERSIST_WRITE_THROUGH;
+}
+
+static int open_store(struct server *server)
+{
+    struct config *config = server->config;
+    struct store_config store = {
+        .memory_bytes = config->memory / BLOCK_BYTES * BLOCK_BYTES,
+        .inflight_bytes = config->inflight,
+        .queue_bytes = config->write_queue,
+        .persist = persist_of(config),
+        .disk =
+            {
+                .dir = config->dir,
+                .cluster = config->cluster,
+                .node = config->node,
+                .limit_bytes = config->disk,
+                .segment_bytes = config->segment_size,
+                .read_split_bytes = config->read_split,
+            },
+    };
+    int err = store_new(&server->store, server->loop, server->log, &store, &store_events, server);
+    if (err)
+        log_error(server->log, "cannot_start", "memory=%llu err=\"%s\"", (unsigned long long)config->memory, error_text(err));
+    return err;
+}
+
+int server_open(struct server *server, struct loop *loop, struct log *log, struct config *config)
+{
+    memset(server, 0, sizeof *server);
+    server->loop = loop;
+    server->log = log;
+    server->config = config;
+    server->started_ms = loop_now_ms(loop);
+    server->value_limit = min_u64(config->max_value, config->memory / MAX_VALUE_SHARE);
+    list_init(&server->sessions);
+    buffer_init(&server->out);
+    arena_init(&server->arena);
+    int err = open_listener(server);
+    if (err)
+        goto fail_buffers;
+    err = open_store(server);
+    if (err)
+        goto fail_listener;
+    log_info(log, "starting", "version=%s node=%s dir=\"%s\" memory=%llu disk=%llu persist=%s io=%s", KVD_VERSION, config->node,
+             config->dir, (unsigned long long)config->memory, (unsigned long long)config->disk, config->persist, loop_io_kind(loop));
+    timer_init(&server->start_timer, loop, waited_enough);
+    timer_start(&server->start_timer, config->wait_for_index);
+    timer_init(&server->tick, loop, tick);
+    timer_start(&server->tick, TICK_MS);
+    return 0;
+
+fail_listener:
+    listener_close(server->listener);
+fail_buffers:
+    arena_fini(&server->arena);
+    buffer_fini(&server->out);
+    return err;
+}
+
+/* ---- the end: no new clients, then what is under way, then the store ---- */
+
+static void store_closed(void *arg)
+{
+    struct server *server = arg;
+    timer_stop(&server->drain_timer);
+    if (server->exit_status == 0)
+        log_info(server->log, "stopped", "abandoned=%s", server->abandoned ? "yes" : "no");
+    loop_stop(server->loop);
+}
+
+static void close_store_when_alone(struct server *server)
+{
+    if (!list_empty(&server->sessions) || server->stop_asked)
+        return;
+    server->stop_asked = true;
+    store_close(server->store, server->abandoned, store_closed, server);
+}
+
+static void give_up_waiting(struct timer *timer)
+{
+    struct server *server = CONTAINER_OF(timer, struct server, drain_timer);
+    if (server->stop_asked) {
+        log_error(server->log, "drain_timeout", "lost=\"what was not written yet\"");
+        loop_exit_now(1);
+    }
+    log_warn(server->log, "drain_timeout", "connections=%llu", (unsigned long long)server->session_count);
+    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next)
+        session_close(CONTAINER_OF(at, struct session, link));
+    timer_start(&server->drain_timer, server->config->drain_timeout);
+}
+
+void server_session_gone(struct server *server)
+{
+    if (server->state == SERVER_DRAINING)
+        close_store_when_alone(server);
+}
+
+void server_stop(struct server *server)
+{
+    if (server->state == SERVER_DRAINING) {
+        log_warn(server->log, "stopping_at_once", "lost=\"what was not written yet\"");
+        loop_exit_now(1);
+    }
+    bool serving = server->state == SERVER_SERVING;
+    server->state = SERVER_DRAINING;
+    timer_stop(&server->start_timer);
+    listener_close(server->listener);
+    if (server->exit_status == 0)
+        log_info(server->log, "stopping", "connections=%llu", (unsigned long long)server->session_count);
+    timer_init(&server->drain_timer, server->loop, give_up_waiting);
+    timer_start(&server->drain_timer, server->config->drain_timeout);
+    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next) {
+        struct session *session = CONTAINER_OF(at, struct session, link);
+        if (serving)
+            session_close_if_idle(session);
+        else
+            session_close(session);
+    }
+    close_store_when_alone(server);
+}
+
+void server_fini(struct server *server)
+{
+    CHECK(list_empty(&server->sessions));
+    timer_stop(&server->tick);
+    store_free(server->store);
+    arena_fini(&server->arena);
+    buffer_fini(&server->out);
+}
+
+/* ---- CONFIG set ---- */
+
+struct setting {
+    struct config *config;
+    char *why;
+    size_t why_len;
+};
+
+static int set_one(void *arg, const char *name, const char *value)
+{
+    struct setting *setting = arg;
+    const struct config_key *key = config_find(name);
+    if (!key || !key->live) {
+        snprintf(setting->why, setting->why_len, key ? "%s needs a restart" : "unknown key \"%s\"", name);
+        return key ? KVD_EUNSUPPORTED : KVD_EUSAGE;
+    }
+    return config_set(setting->config, key, value, setting->why, setting->why_len);
+}
+
+int server_configure(struct server *server, struct span set, char *why, size_t why_len)
+{
+    struct config next = *server->config;
+    struct setting setting = {.config = &next, .why = why, .why_len = why_len};
+    snprintf(why, why_len, "set is a map of names with a text, number or bool each");
+    int err = settings_each(set, set_one, &setting);
+    if (err)
+        return err;
+    *server->config = next;
+    server->log->level = config_log_level(&next);
+    store_set_persist(server->store, persist_of(&next));
+    log_info(server->log, "configured", "persist=%s log_level=%s", next.persist, next.log_level);
+    return 0;
+}

@@ -1,0 +1,626 @@
+#include "session.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/error.h"
+
+enum { DISCARD_MS = 1000 };
+
+/* ---- replies ---- */
+
+struct reply {
+    struct conn_send send;
+    struct session *session;
+    struct blob *blob;
+    uint32_t count;
+    struct iovec iov[]; /* the frame's head lies behind the last */
+};
+
+static void reply_sent(struct conn_send *send, int err)
+{
+    struct reply *reply = CONTAINER_OF(send, struct reply, send);
+    struct session *session = reply->session;
+    if (reply->blob)
+        store_unref(session->server->store, reply->blob);
+    free(reply);
+    if (err == 0 && !session->closed)
+        session_kick(session);
+}
+
+/* The heap is out: better no answer than a wrong one. The session ends on its next turn, not under the feet of who is replying. */
+static void break_off(struct session *session)
+{
+    session->broken = true;
+    session_kick(session);
+}
+
+/* Takes the blob's reference, also when it fails. */
+static void send_frame(struct session *session, const struct frame *frame, struct span meta, struct span body, struct blob *blob,
+                       uint64_t offset)
+{
+    struct store *store = session->server->store;
+    unsigned vectors = blob && frame->body_len > 0 ? blob_iov(blob, offset, frame->body_len, NULL, 0) : 0;
+    size_t head = FRAME_PREFIX_BYTES + meta.len + body.len;
+    struct reply *reply = session->closed ? NULL : malloc(sizeof *reply + (1 + vectors) * sizeof(struct iovec) + head);
+    if (!reply) {
+        if (blob)
+            store_unref(store, blob);
+        break_off(session);
+        return;
+    }
+    uint8_t *bytes = (uint8_t *)&reply->iov[1 + vectors];
+    frame_encode(bytes, frame);
+    memcpy(bytes + FRAME_PREFIX_BYTES, meta.at, meta.len);
+    if (body.len > 0)
+        memcpy(bytes + FRAME_PREFIX_BYTES + meta.len, body.at, body.len);
+    reply->iov[0] = (struct iovec){bytes, head};
+    if (vectors > 0)
+        blob_iov(blob, offset, frame->body_len, &reply->iov[1], vectors);
+    reply->session = session;
+    reply->blob = blob;
+    reply->count = 1 + vectors;
+    reply->send = (struct conn_send){.iov = reply->iov, .iov_count = reply->count};
+    if (frame->code >= CODE_BAD_REQUEST)
+        session->server->figures.refused++;
+    conn_send(session->conn, &reply->send, reply_sent);
+}
+
+void session_reply_raw(struct session *session, uint8_t op, uint64_t id, enum code code, struct span meta, struct span body)
+{
+    struct frame frame = {.op = op, .code = (uint8_t)code, .id = id, .meta_len = (uint32_t)meta.len, .body_len = body.len};
+    send_frame(session, &frame, meta, body, NULL, 0);
+}
+
+static bool pack(struct session *session, const struct schema *schema, const void *msg, struct span *meta)
+{
+    struct buffer *out = &session->server->out;
+    out->len = 0;
+    out->failed = false;
+    if (msg && msg_encode(schema, msg, out) != 0) {
+        break_off(session);
+        return false;
+    }
+    *meta = span_of(out->at, out->len);
+    return true;
+}
+
+void session_reply(struct session *session, uint8_t op, uint64_t id, enum code code, const struct schema *schema, const void *msg)
+{
+    struct span meta;
+    if (!session->closed && pack(session, schema, msg, &meta))
+        session_reply_raw(session, op, id, code, meta, span_of(NULL, 0));
+}
+
+void session_reply_value(struct session *session, uint8_t op, uint64_t id, const struct schema *schema, const void *msg, struct blob *blob,
+                         uint64_t offset, uint64_t length)
+{
+    struct span meta;
+    if (session->closed || !pack(session, schema, msg, &meta)) {
+        if (blob)
+            store_unref(session->server->store, blob);
+        return;
+    }
+    struct frame frame = {.op = op, .code = CODE_OK, .id = id, .meta_len = (uint32_t)meta.len, .body_len = length};
+    send_frame(session, &frame, meta, span_of(NULL, 0), blob, offset);
+}
+
+void session_fail(struct session *session, uint8_t op, uint64_t id, enum code code, const char *message)
+{
+    struct msg_failure_reply failure = {.has = 1u << F_FAIL_MESSAGE, .message = span_text(message)};
+    session_reply(session, op, id, code, &msg_failure, &failure);
+}
+
+void session_busy(struct session *session, uint8_t op, uint64_t id)
+{
+    struct msg_failure_reply failure = {
+        .has = 1u << F_FAIL_MESSAGE | 1u << F_FAIL_RETRY,
+        .message = span_text("no room now"),
+        .retry_after_ms = store_retry_after_ms(session->server->store),
+    };
+    session_reply(session, op, id, CODE_BUSY, &msg_failure, &failure);
+}
+
+void session_break(struct session *session, uint8_t op, uint64_t id, enum code code, const char *message)
+{
+    session->server->figures.bad_frames++;
+    session_fail(session, op, id, code, message);
+    if (session->closed)
+        return;
+    conn_shutdown(session->conn);
+    session->state = SESSION_DISCARD;
+    session->discard_until_ms = loop_now_ms(session->server->loop) + DISCARD_MS;
+}
+
+/* ---- requests ---- */
+
+static void request_timed_out(struct timer *timer)
+{
+    struct request *request = CONTAINER_OF(timer, struct request, timer);
+    struct session *session = request->session;
+    if (!request_answer(request))
+        return;
+    session_fail(session, request->op, request->id, CODE_TIMEOUT, "the request's timeout_ms has passed");
+    if (request->abandon && request->abandon(request))
+        request_free(request);
+}
+
+struct request *request_new(struct session *session, size_t size, enum request_kind kind, const struct frame *frame, uint64_t timeout_ms,
+                            bool has_timeout)
+{
+    struct request *request = calloc(1, size);
+    if (!request)
+        return NULL;
+    request->kind = kind;
+    request->op = frame->op;
+    request->id = frame->id;
+    request->session = session;
+    request->server = session->server;
+    list_push_back(&session->requests, &request->link);
+    session->request_count++;
+    timer_init(&request->timer, session->server->loop, request_timed_out);
+    if (has_timeout)
+        timer_start(&request->timer, timeout_ms);
+    return request;
+}
+
+void request_barrier(struct request *request, uint8_t barrier)
+{
+    struct session *session = request->session;
+    if (!session || request->barrier == barrier)
+        return;
+    session->barriers -= request->barrier == 1;
+    session->put_barriers -= request->barrier == 2;
+    session->barriers += barrier == 1;
+    session->put_barriers += barrier == 2;
+    request->barrier = barrier;
+}
+
+void request_resumes(struct request *request, void (*resume)(struct request *request))
+{
+    request->resume = resume;
+    request->session->resumable++;
+}
+
+void request_free(struct request *request)
+{
+    struct session *session = request->session;
+    timer_stop(&request->timer);
+    if (session) {
+        request_barrier(request, 0);
+        session->resumable -= request->resume != NULL;
+        list_remove(&request->link);
+        session->request_count--;
+        session_kick(session);
+    }
+    free(request);
+}
+
+bool request_answer(struct request *request)
+{
+    if (request->answered || !request->session)
+        return false;
+    request->answered = true;
+    return true;
+}
+
+/* ---- frames in ---- */
+
+bool session_clogged(const struct session *session)
+{
+    return conn_unsent_bytes(session->conn) > OUT_LIMIT_BYTES;
+}
+
+static bool must_wait(const struct session *session)
+{
+    if (session->barriers > 0 || session->request_count >= REQUESTS_PER_CONN || session_clogged(session))
+        return true;
+    return session->put_barriers > 0 && session->frame.op != OP_PUT;
+}
+
+/* The frame is through. */
+static void next_frame(struct session *session)
+{
+    free(session->meta);
+    session->meta = NULL;
+    session->have = 0;
+    session->state = SESSION_PREFIX;
+}
+
+/* Only PUT and PING have a body. Sets the state that the body needs. */
+static void dispatch(struct session *session, struct span meta)
+{
+    struct frame *frame = &session->frame;
+    struct server *server = session->server;
+    session->body_left = frame->body_len;
+    session->state = SESSION_SKIP;
+    server->figures.requests++;
+    server->figures.ops[frame->op]++;
+    if (frame->body_len > SKIP_LIMIT_BYTES)
+        session_break(session, frame->op, frame->id, CODE_TOO_LARGE, "the body is longer than can be skipped");
+    else if (frame->code != 0)
+        session_fail(session, frame->op, frame->id, CODE_BAD_REQUEST, "code is not 0");
+    else if (server->state == SERVER_DRAINING)
+        session_fail(session, frame->op, frame->id, CODE_CLOSING, "kvd is closing");
+    else if (frame->op == OP_PUT)
+        put_open(session, frame, meta);
+    else if (frame->body_len > 0 && frame->op != OP_PING && op_name(frame->op))
+        session_fail(session, frame->op, frame->id, CODE_BAD_REQUEST, "this op has no body");
+    else if (frame->op == OP_PING && frame->body_len > PING_BODY_BYTES)
+        session_fail(session, frame->op, frame->id, CODE_TOO_LARGE, "a ping's body is at most 64 KiB");
+    else if (frame->op == OP_PING) {
+        struct msg_plain ping;
+        session->ping = malloc(frame->body_len + 1);
+        if (!session->ping)
+            session_fail(session, frame->op, frame->id, CODE_INTERNAL, "out of memory");
+        else if (handle_decode(session, frame, meta, &ping))
+            session->state = SESSION_PING;
+    } else {
+        handle_request(session, frame, meta);
+    }
+}
+
+/* Bodies without bytes end here too. */
+static void body_check(struct session *session)
+{
+    if (session->closed || session->waiting || session->body_left > 0)
+        return;
+    if (session->state == SESSION_PING) {
+        handle_ping(session, &session->frame, span_of(session->ping, session->frame.body_len));
+    } else if (session->state == SESSION_SKIP) {
+        struct request *request = session->after_skip;
+        session->after_skip = NULL;
+        if (request)
+            put_skipped(session, request);
+    } else {
+        return;
+    }
+    free(session->ping);
+    session->ping = NULL;
+    if (session->state != SESSION_DISCARD && !session->closed)
+        next_frame(session);
+}
+
+static void meta_done(struct session *session, struct span meta)
+{
+    dispatch(session, meta);
+    if (session->closed || session->state == SESSION_DISCARD)
+        return;
+    free(session->meta);
+    session->meta = NULL;
+    body_check(session);
+}
+
+/* The prefix is there. */
+static void prefix_done(struct session *session)
+{
+    session->have = 0;
+    if (frame_decode(session->prefix, &session->frame) != 0)
+        session_break(session, 0, 0, CODE_BAD_REQUEST, "not a frame: the prefix is broken");
+    else if (session->frame.meta_len > META_LIMIT_BYTES)
+        session_break(session, session->frame.op, session->frame.id, CODE_TOO_LARGE, "meta_len is over the limit");
+    else
+        session->state = SESSION_META;
+}
+
+static size_t feed_prefix(struct session *session, const uint8_t *at, size_t len)
+{
+    size_t part = min_u64(len, FRAME_PREFIX_BYTES - session->have);
+    memcpy(session->prefix + session->have, at, part);
+    session->have += (uint32_t)part;
+    if (session->have == FRAME_PREFIX_BYTES)
+        prefix_done(session);
+    return part;
+}
+
+/* A meta that lies whole in what came is used in place; otherwise it is gathered. */
+static size_t feed_meta(struct session *session, const uint8_t *at, size_t len)
+{
+    uint32_t meta_len = session->frame.meta_len;
+    bool in_place = session->have == 0 && len >= meta_len;
+    if (in_place && !must_wait(session)) {
+        meta_done(session, span_of(at, meta_len));
+        return meta_len;
+    }
+    if (!session->meta)
+        session->meta = malloc(meta_len + 1);
+    if (!session->meta) {
+        session_close(session);
+        return len;
+    }
+    size_t part = min_u64(len, meta_len - session->have);
+    memcpy(session->meta + session->have, at, part);
+    session->have += (uint32_t)part;
+    if (session->have == meta_len)
+        session->state = SESSION_READY;
+    return part;
+}
+
+static size_t feed_body(struct session *session, const uint8_t *at, size_t len)
+{
+    size_t part = min_u64(len, session->body_left);
+    if (session->state == SESSION_PING) {
+        memcpy(session->ping + session->frame.body_len - session->body_left, at, part);
+    } else if (session->state == SESSION_VALUE) {
+        void *base;
+        size_t room;
+        if (!put_room(session, &base, &room))
+            return 0;
+        part = min_u64(part, room);
+        memcpy(base, at, part);
+        put_received(session, part);
+        body_check(session);
+        return part;
+    }
+    session->body_left -= part;
+    body_check(session);
+    return part;
+}
+
+/* Take what can be taken of `len` bytes; what is left has to wait. */
+static size_t feed(struct session *session, const uint8_t *at, size_t len)
+{
+    size_t used = 0;
+    while (!session->closed && !session->broken && !session->waiting) {
+        if (session->state == SESSION_READY) {
+            if (must_wait(session))
+                break;
+            meta_done(session, span_of(session->meta, session->frame.meta_len));
+            continue;
+        }
+        bool empty_meta = session->state == SESSION_META && session->frame.meta_len == 0;
+        if (used == len && !empty_meta)
+            break;
+        if (session->state == SESSION_DISCARD)
+            return len;
+        if (session->state == SESSION_PREFIX)
+            used += feed_prefix(session, at + used, len - used);
+        else if (session->state == SESSION_META)
+            used += feed_meta(session, at + used, len - used);
+        else
+            used += feed_body(session, at + used, len - used);
+    }
+    return used;
+}
+
+static void stash(struct session *session, const uint8_t *at, size_t len)
+{
+    CHECK(!session->stash);
+    session->stash = malloc(len);
+    if (!session->stash) {
+        session_close(session);
+        return;
+    }
+    memcpy(session->stash, at, len);
+    session->stash_at = 0;
+    session->stash_len = (uint32_t)len;
+}
+
+static void feed_stash(struct session *session)
+{
+    session->stash_at += (uint32_t)feed(session, session->stash + session->stash_at, session->stash_len - session->stash_at);
+    if (session->stash_at < session->stash_len)
+        return;
+    free(session->stash);
+    session->stash = NULL;
+}
+
+/* Those that stopped because the peer took no more. */
+static void resume_requests(struct session *session)
+{
+    if (session->resumable == 0 || session_clogged(session))
+        return;
+    for (struct list *at = session->requests.next; at != &session->requests; at = at->next) {
+        struct request *request = CONTAINER_OF(at, struct request, link);
+        if (request->resume)
+            request->resume(request);
+    }
+}
+
+static void kicked(struct task *task)
+{
+    struct session *session = CONTAINER_OF(task, struct session, kick);
+    if (session->closed)
+        return;
+    if (session->broken) {
+        session_close(session);
+        return;
+    }
+    resume_requests(session);
+    body_check(session); /* a put that waited may be over */
+    if (session->stash)
+        feed_stash(session);
+    else
+        (void)feed(session, NULL, 0);
+    if (session->closed)
+        return;
+    conn_resume(session->conn);
+    if (session->ended || session->server->state == SERVER_DRAINING)
+        session_close_if_idle(session);
+}
+
+void session_kick(struct session *session)
+{
+    if (!session->closed)
+        task_post(&session->kick);
+}
+
+/* ---- conn ---- */
+
+static void room(void *owner, void **base, size_t *len)
+{
+    struct session *session = owner;
+    struct server *server = session->server;
+    *len = 0;
+    if (session->stash || session->waiting)
+        return;
+    *base = server->scratch;
+    switch (session->state) {
+    case SESSION_PREFIX:
+    case SESSION_DISCARD:
+        *len = SCRATCH_BYTES;
+        break;
+    case SESSION_META:
+        if (session->meta) {
+            *base = session->meta + session->have;
+            *len = session->frame.meta_len - session->have;
+        } else {
+            *len = SCRATCH_BYTES;
+        }
+        break;
+    case SESSION_READY:
+        break;
+    case SESSION_VALUE:
+        if (!put_room(session, base, len))
+            *len = 0;
+        break;
+    case SESSION_PING:
+        *base = session->ping + session->frame.body_len - session->body_left;
+        *len = session->body_left;
+        break;
+    case SESSION_SKIP:
+        *len = min_u64(SCRATCH_BYTES, session->body_left);
+        break;
+    }
+}
+
+static void received(void *owner, size_t len)
+{
+    struct session *session = owner;
+    struct server *server = session->server;
+    session->heard_ms = loop_now_ms(server->loop);
+    if (session->state == SESSION_VALUE) {
+        put_received(session, len);
+        body_check(session);
+    } else if (session->state == SESSION_PING || session->state == SESSION_SKIP) {
+        session->body_left -= len;
+        body_check(session);
+    } else if (session->state == SESSION_META && session->meta) {
+        session->have += (uint32_t)len;
+        if (session->have == session->frame.meta_len)
+            session->state = SESSION_READY;
+        (void)feed(session, NULL, 0);
+    } else if (session->state != SESSION_DISCARD) {
+        size_t used = feed(session, server->scratch, len);
+        if (used < len && !session->closed)
+            stash(session, server->scratch + used, len - used);
+    }
+}
+
+static void ended(void *owner, int err)
+{
+    struct session *session = owner;
+    session->ended = true;
+    if (err)
+        session_close(session);
+    else
+        session_close_if_idle(session);
+}
+
+static const struct conn_events conn_events = {.room = room, .received = received, .ended = ended};
+
+struct session *session_open(struct server *server, struct conn *conn)
+{
+    struct session *session = calloc(1, sizeof *session);
+    if (!session)
+        return NULL;
+    session->server = server;
+    session->conn = conn;
+    list_init(&session->requests);
+    lease_owner_init(&session->leases);
+    store_wait_init(&session->wait);
+    task_init(&session->kick, server->loop, kicked);
+    session->heard_ms = loop_now_ms(server->loop);
+    session->progress_ms = session->heard_ms;
+    list_push_back(&server->sessions, &session->link);
+    server->session_count++;
+    server->figures.accepted++;
+    return session;
+}
+
+void session_begin(struct session *session)
+{
+    conn_start(session->conn, &conn_events, session);
+}
+
+static void conn_closed(void *owner)
+{
+    struct session *session = owner;
+    struct server *server = session->server;
+    CHECK(list_empty(&session->requests));
+    list_remove(&session->link);
+    server->session_count--;
+    server->figures.closed++;
+    free(session->meta);
+    free(session->ping);
+    free(session->stash);
+    free(session);
+    server_session_gone(server);
+}
+
+void session_close(struct session *session)
+{
+    if (session->closed)
+        return;
+    session->closed = true;
+    struct server *server = session->server;
+    server->figures.received_bytes += conn_received_bytes(session->conn);
+    server->figures.sent_bytes += conn_sent_bytes(session->conn);
+    task_cancel(&session->kick);
+    store_wait_stop(&session->wait);
+    store_owner_end(server->store, &session->leases);
+    for (struct list *at; (at = list_pop_front(&session->requests)) != NULL;) {
+        struct request *request = CONTAINER_OF(at, struct request, link);
+        timer_stop(&request->timer);
+        request->session = NULL;
+        if (request->abandon && request->abandon(request))
+            request_free(request);
+    }
+    session->request_count = 0;
+    session->put = NULL;
+    session->after_skip = NULL;
+    conn_close(session->conn, conn_closed, session);
+}
+
+/* A frame of which something has come counts as under way only once its meta was taken, and only while the peer still sends. */
+void session_close_if_idle(struct session *session)
+{
+    if (session->closed || session->state == SESSION_DISCARD)
+        return;
+    bool taking = session->state == SESSION_VALUE || session->state == SESSION_SKIP || session->stash || session->state == SESSION_READY;
+    if (session->ended && session->state != SESSION_READY && !session->stash)
+        taking = false;
+    bool hopeless = session->ended && !taking && (session->put || session->after_skip); /* its body will never be whole */
+    if (taking || session->request_count > hopeless || conn_unsent_bytes(session->conn) > 0)
+        return;
+    session_close(session);
+}
+
+void session_tick(struct session *session, uint64_t now)
+{
+    struct server *server = session->server;
+    if (session->closed)
+        return;
+    uint64_t sent = conn_sent_bytes(session->conn);
+    if (sent != session->sent_bytes || conn_unsent_bytes(session->conn) == 0) {
+        session->sent_bytes = sent;
+        session->progress_ms = now;
+    }
+    bool half_way = session->state != SESSION_PREFIX || session->have > 0;
+    bool ours = session->waiting || session->stash || session->state == SESSION_READY || session_clogged(session);
+    if (ours)
+        session->heard_ms = now;
+    if (session->state == SESSION_DISCARD) {
+        if (session->ended || now >= session->discard_until_ms)
+            session_close(session);
+    } else if (now - session->progress_ms >= server->config->send_timeout) {
+        server->figures.cut_slow_readers++;
+        log_warn(server->log, "client_cut", "reason=send_timeout unsent_bytes=%llu", (unsigned long long)conn_unsent_bytes(session->conn));
+        session_close(session);
+    } else if (half_way && now - session->heard_ms >= server->config->frame_timeout) {
+        server->figures.cut_slow_senders++;
+        log_warn(server->log, "client_cut", "reason=frame_timeout");
+        session_close(session);
+    }
+}

@@ -1,0 +1,164 @@
+/* Room in the pool: who leaves memory, and who waits for it. */
+#include "store/store_impl.h"
+
+#include "base/check.h"
+#include "base/error.h"
+
+void entry_forget_memory(struct store *store, struct entry *entry)
+{
+    struct blob *blob = entry->blob;
+    entry->blob = NULL;
+    table_settle(store->table, entry);
+    blob_unref(blob);
+}
+
+void entry_forget(struct store *store, struct entry *entry)
+{
+    persist_detach(store, entry);
+    load_detach(entry);
+    lease_forget(store->leases, entry);
+    entry->flags &= (uint8_t)~ENTRY_PINNED;
+    if (entry->place) {
+        struct shelf *shelf = CONTAINER_OF(entry->place, struct shelf, place);
+        table_set_place(store->table, entry, NULL, 0, 0);
+        reclaim_if_empty(store, shelf);
+    }
+    if (entry->blob)
+        entry_forget_memory(store, entry);
+    else
+        table_settle(store->table, entry);
+    table_drop(store->table, entry);
+}
+
+/* One object leaves memory; returns the bytes of its value, 0 when nobody can leave. */
+static uint64_t evict_one(struct store *store, bool desperate)
+{
+    struct entry *victim = table_victim(store->table, desperate);
+    if (!victim)
+        return 0;
+    uint64_t bytes = blob_room(victim->blob);
+    if (victim->place) {
+        store->figures.evicted++;
+        entry_forget_memory(store, victim);
+    } else {
+        store->figures.dropped_evicted++;
+        entry_forget(store, victim);
+    }
+    return bytes > 0 ? bytes : 1;
+}
+
+/* One bounded step towards `target` bytes used. False when there was nobody to evict. */
+static bool evict_step(struct store *store, uint64_t target)
+{
+    uint64_t bytes = 0;
+    for (unsigned n = 0; n < STEP_KEYS && bytes < STEP_BYTES && pool_used(store->pool) > target; n++) {
+        uint64_t freed = evict_one(store, false);
+        if (freed == 0)
+            return n > 0;
+        bytes += freed;
+    }
+    return true;
+}
+
+static void evict_run(struct task *task)
+{
+    struct store *store = CONTAINER_OF(task, struct store, evict_task);
+    if (pool_used(store->pool) > store->low_bytes && evict_step(store, store->low_bytes))
+        task_post(&store->evict_task);
+    room_changed(store);
+}
+
+/* Above the high watermark memory is given up in steps of its own, so that a put finds room without a sweep. */
+void evict_check(struct store *store)
+{
+    if (pool_used(store->pool) > store->high_bytes)
+        task_post(&store->evict_task);
+}
+
+int evict_for(struct store *store, struct blob *blob, bool whole)
+{
+    uint64_t missing =
+        whole ? blob_room_needed(blob) - blob_room(blob) : min_u64(blob_room_needed(blob) - blob_room(blob), POOL_EXTENT_BYTES);
+    uint64_t size = pool_size(store->pool);
+    uint64_t given = 0;
+    for (unsigned n = 0; pool_used(store->pool) + missing > size && n < STEP_KEYS; n++) {
+        uint64_t freed = evict_one(store, true);
+        if (freed == 0 || (given += freed) > STEP_BYTES + missing)
+            break;
+    }
+    int err = whole ? blob_grow_all(blob) : blob_grow(blob);
+    evict_check(store);
+    return err;
+}
+
+/* ---- waiting for room ---- */
+
+void store_wait_init(struct store_wait *wait)
+{
+    list_init(&wait->link);
+}
+
+void store_wait_start(struct store *store, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn)
+{
+    CHECK(list_empty(&wait->link));
+    wait->until_ms = now_ms(store) + for_ms;
+    wait->fn = fn;
+    list_push_back(&store->waits, &wait->link);
+    store->figures.waits++;
+    if (!store->wait_timer.active)
+        timer_start(&store->wait_timer, WAIT_TICK_MS);
+}
+
+void store_wait_stop(struct store_wait *wait)
+{
+    list_remove(&wait->link);
+}
+
+static void wait_tick(struct timer *timer)
+{
+    struct store *store = CONTAINER_OF(timer, struct store, wait_timer);
+    struct list due;
+    list_init(&due);
+    for (struct list *at = store->waits.next, *next; at != &store->waits; at = next) {
+        next = at->next;
+        if (CONTAINER_OF(at, struct store_wait, link)->until_ms <= now_ms(store)) {
+            list_remove(at);
+            list_push_back(&due, at);
+        }
+    }
+    load_expire_starved(store);
+    for (struct list *at; (at = list_pop_front(&due)) != NULL;) {
+        struct store_wait *wait = CONTAINER_OF(at, struct store_wait, link);
+        store->figures.waits_expired++;
+        wait->fn(wait, KVD_EBUSY);
+    }
+    if (!list_empty(&store->waits) || !list_empty(&store->starved))
+        timer_start(&store->wait_timer, WAIT_TICK_MS);
+}
+
+/* Everybody who waited when the turn began tries once; who finds no room waits again, behind the others. */
+static void room_run(struct task *task)
+{
+    struct store *store = CONTAINER_OF(task, struct store, room_task);
+    load_retry_starved(store);
+    struct list now;
+    list_init(&now);
+    list_move_all(&now, &store->waits);
+    for (struct list *at; (at = list_pop_front(&now)) != NULL;) {
+        struct store_wait *wait = CONTAINER_OF(at, struct store_wait, link);
+        wait->fn(wait, 0);
+    }
+}
+
+void room_changed(struct store *store)
+{
+    if (!list_empty(&store->waits) || !list_empty(&store->starved))
+        task_post(&store->room_task);
+}
+
+void wait_setup(struct store *store)
+{
+    timer_init(&store->wait_timer, store->loop, wait_tick);
+    task_init(&store->room_task, store->loop, room_run);
+    task_init(&store->evict_task, store->loop, evict_run);
+}

@@ -1,0 +1,295 @@
+/* Get: from memory at once, else by a read that everybody who asks meanwhile shares; the object comes back to memory by it. */
+#include "store/store_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/error.h"
+
+static void loaded(struct disk_read *read, int err);
+
+static void load_free(struct load *load)
+{
+    load->store->inflight -= load->counted;
+    if (load->entry)
+        load->entry->work = NULL;
+    blob_unref(load->blob);
+    free(load);
+}
+
+static const char *reason_of(int err)
+{
+    switch (err) {
+    case KVD_ECORRUPT:
+        return "corrupt";
+    case KVD_ESHORT:
+        return "short";
+    case KVD_EOFF:
+        return "disk off";
+    default:
+        return "io error";
+    }
+}
+
+static void get_take(struct store_get *get, struct blob *blob, uint64_t blob_starts_at)
+{
+    get->blob = blob_ref(blob);
+    get->blob_offset = get->offset - blob_starts_at;
+    get->blob_length = min_u64(get->length, get->size - get->offset);
+    get->store->figures.get_bytes += get->blob_length;
+}
+
+/* Answer everybody who waits. */
+static void answer(struct load *load, int err)
+{
+    for (struct list *at; (at = list_pop_front(&load->waiters)) != NULL;) {
+        struct store_get *get = CONTAINER_OF(at, struct store_get, link);
+        int outcome = STORE_OK;
+        if (err == 0) {
+            load->store->figures.hits_disk++;
+            get_take(get, load->blob, load->read.offset);
+        } else if (err == KVD_EBUSY || err == -ENOMEM) {
+            outcome = KVD_EBUSY;
+        } else {
+            load->store->figures.misses++;
+            get->reason = reason_of(err);
+            outcome = STORE_MISS;
+        }
+        get->fn(get, outcome);
+    }
+}
+
+/* The bytes on disk are not what was written: that replica is gone, and must not come back by a restart. */
+static void drop_replica(struct load *load, int err)
+{
+    struct store *store = load->store;
+    struct entry *entry = table_find(store->table, load->read.key, table_hash(store->table, load->read.key));
+    if (!entry || entry->version != load->read.version || !entry->place)
+        return;
+    if (err == KVD_ECORRUPT)
+        store->figures.dropped_corrupt++;
+    else
+        store->figures.dropped_short++;
+    bury(store, load->read.key, load->read.version);
+    if (entry->blob) {
+        table_set_place(store->table, entry, NULL, 0, 0);
+        return;
+    }
+    entry_forget(store, entry);
+}
+
+static void promote(struct load *load)
+{
+    struct store *store = load->store;
+    struct entry *entry = load->entry;
+    if (!entry || entry->blob)
+        return;
+    entry->work = NULL;
+    load->entry = NULL;
+    entry->blob = blob_ref(load->blob);
+    store->figures.promoted++;
+    table_settle(store->table, entry);
+    evict_check(store);
+}
+
+static void loaded(struct disk_read *read, int err)
+{
+    struct load *load = CONTAINER_OF(read, struct load, read);
+    struct store *store = load->store;
+    if (err == 0)
+        promote(load);
+    else if (err == KVD_ECORRUPT || err == KVD_ESHORT)
+        drop_replica(load, err);
+    else
+        store->figures.read_errors++;
+    answer(load, err);
+    load_free(load);
+    room_changed(store);
+}
+
+/* Take room and start reading. KVD_EBUSY: no room now. */
+static int load_go(struct load *load)
+{
+    struct store *store = load->store;
+    uint64_t need = blob_room_needed(load->blob);
+    if (store->inflight > 0 && store->inflight + need > store->inflight_limit)
+        return KVD_EBUSY;
+    int err = evict_for(store, load->blob, true);
+    if (err)
+        return err;
+    err = disk_read_start(store->disk, &load->read, loaded);
+    if (err)
+        return err;
+    load->counted = need;
+    store->inflight += need;
+    return 0;
+}
+
+void load_retry_starved(struct store *store)
+{
+    for (struct list *at; (at = list_first(&store->starved)) != NULL;) {
+        struct load *load = CONTAINER_OF(at, struct load, link);
+        int err = load_go(load);
+        if (err == KVD_EBUSY)
+            return;
+        list_remove(at);
+        if (err) {
+            answer(load, err);
+            load_free(load);
+        }
+    }
+}
+
+void load_expire_starved(struct store *store)
+{
+    for (struct list *at; (at = list_first(&store->starved)) != NULL;) {
+        struct load *load = CONTAINER_OF(at, struct load, link);
+        if (now_ms(store) < load->since_ms + LOAD_WAIT_MS)
+            return;
+        list_remove(at);
+        answer(load, KVD_EBUSY);
+        load_free(load);
+    }
+}
+
+void load_detach(struct entry *entry)
+{
+    struct work *work = entry->work;
+    if (!work || work->kind != WORK_LOAD)
+        return;
+    CONTAINER_OF(work, struct load, work)->entry = NULL;
+    entry->work = NULL;
+}
+
+/* Whole (shared, promoted), or with `get` a range of a large object by itself. */
+static struct load *load_new(struct store *store, struct entry *entry, uint64_t offset, uint64_t length)
+{
+    struct load *load = calloc(1, sizeof *load + entry->key_len);
+    if (!load)
+        return NULL;
+    load->blob = blob_new(store->pool, length);
+    if (!load->blob) {
+        free(load);
+        return NULL;
+    }
+    memcpy(load->key, entry->key, entry->key_len);
+    load->work.kind = WORK_LOAD;
+    load->store = store;
+    load->since_ms = now_ms(store);
+    list_init(&load->waiters);
+    list_init(&load->link);
+    load->read = (struct disk_read){
+        .where = {CONTAINER_OF(entry->place, struct shelf, place)->segment, entry->block, entry->blocks},
+        .key = span_of(load->key, entry->key_len),
+        .version = entry->version,
+        .size = entry->size,
+        .checksum = entry->checksum,
+        .offset = offset,
+        .length = length,
+        .blob = load->blob,
+    };
+    return load;
+}
+
+static void load_range(const struct entry *entry, const struct store_get *get, uint64_t *offset, uint64_t *length)
+{
+    *offset = 0;
+    *length = entry->size;
+    if (!get || entry->size <= RANGE_ALONE_BYTES)
+        return;
+    uint64_t end = get->offset + min_u64(get->length, entry->size - get->offset);
+    if (get->offset == 0 && end == entry->size)
+        return;
+    *offset = get->offset / POOL_CHUNK_BYTES * POOL_CHUNK_BYTES;
+    *length = min_u64(round_up(end, POOL_CHUNK_BYTES), entry->size) - *offset;
+}
+
+/* `get` NULL: nobody waits (warm). */
+int load_start(struct store *store, struct entry *entry, struct store_get *get)
+{
+    CHECK(entry->place && !entry->blob);
+    struct work *work = entry->work;
+    struct load *load = work ? CONTAINER_OF(work, struct load, work) : NULL;
+    if (load) {
+        store->figures.loads_shared += get != NULL;
+    } else {
+        uint64_t offset, length;
+        load_range(entry, get, &offset, &length);
+        load = load_new(store, entry, offset, length);
+        if (!load)
+            return KVD_EBUSY;
+        if (length == entry->size) {
+            load->entry = entry;
+            entry->work = &load->work;
+        }
+        int err = list_empty(&store->starved) ? load_go(load) : KVD_EBUSY;
+        if (err == KVD_EBUSY && get) {
+            list_push_back(&store->starved, &load->link);
+            if (!store->wait_timer.active)
+                timer_start(&store->wait_timer, WAIT_TICK_MS);
+        } else if (err) {
+            load_free(load);
+            return err;
+        }
+    }
+    if (get) {
+        get->load = load;
+        list_push_back(&load->waiters, &get->link);
+    }
+    return STORE_PENDING;
+}
+
+int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
+{
+    struct entry *entry = table_find(store->table, get->key, table_hash(store->table, get->key));
+    get->store = store;
+    get->fn = fn;
+    get->blob = NULL;
+    get->reason = NULL;
+    list_init(&get->link);
+    store->figures.gets++;
+    if (!entry) {
+        store->figures.misses++;
+        return STORE_MISS;
+    }
+    if (!get->quiet)
+        table_use(store->table, entry, now_ms(store));
+    get->size = entry->size;
+    get->version = entry->version;
+    get->checksum = entry->checksum;
+    get->from_disk = !entry->blob;
+    get->offset = min_u64(get->offset, entry->size);
+    if (entry->blob || get->offset == entry->size || get->length == 0) {
+        store->figures.hits_memory += !get->from_disk;
+        store->figures.hits_disk += get->from_disk;
+        get->blob_length = 0;
+        if (entry->blob)
+            get_take(get, entry->blob, 0);
+        return STORE_OK;
+    }
+    int err = load_start(store, entry, get);
+    if (err == STORE_PENDING || err == KVD_EBUSY)
+        return err;
+    if (err == -ENOMEM)
+        return KVD_EBUSY;
+    store->figures.misses++;
+    store->figures.read_errors++;
+    get->reason = reason_of(err);
+    return STORE_MISS;
+}
+
+void store_get_cancel(struct store_get *get)
+{
+    list_remove(&get->link);
+}
+
+void store_touch(struct store *store, const struct span *keys, uint32_t count)
+{
+    for (uint32_t i = count; i-- > 0;) {
+        struct entry *entry = table_find(store->table, keys[i], table_hash(store->table, keys[i]));
+        if (entry)
+            table_use(store->table, entry, now_ms(store));
+    }
+}

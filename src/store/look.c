@@ -1,0 +1,170 @@
+/* Look-ups, leases, pins: answered from the replica table alone. */
+#include "store/store_impl.h"
+
+static bool well_formed(struct span key)
+{
+    return key.len >= 1 && key.len <= KEY_MAX_BYTES;
+}
+
+static struct entry *find(const struct store *store, struct span key)
+{
+    return well_formed(key) ? table_find(store->table, key, table_hash(store->table, key)) : NULL;
+}
+
+static uint8_t where(const struct entry *entry)
+{
+    return (uint8_t)((entry->blob ? IN_MEMORY : 0) | (entry->place ? ON_DISK : 0));
+}
+
+/* What is on a segment that is being given up, and nowhere else, is as good as gone. */
+static bool leasable(const struct store *store, const struct entry *entry)
+{
+    if (!entry->blob && CONTAINER_OF(entry->place, struct shelf, place)->doomed)
+        return false;
+    return store_may_hold(store, entry);
+}
+
+/* The lease of one request: opened with the first object that it holds. */
+struct taking {
+    struct store *store;
+    struct lease_owner *owner;
+    uint64_t lease_ms;
+    uint64_t id;
+};
+
+static bool take_lease(struct taking *taking, struct entry *entry)
+{
+    struct leases *leases = taking->store->leases;
+    if (taking->lease_ms == 0)
+        return true;
+    if (!leasable(taking->store, entry))
+        return false;
+    if (taking->id == 0 && lease_open(leases, taking->owner, now_ms(taking->store) + taking->lease_ms, &taking->id) != 0)
+        return false;
+    return lease_add(leases, taking->id, entry) == 0;
+}
+
+uint32_t store_exists(struct store *store, const struct span *keys, uint32_t count, uint64_t lease_ms, struct lease_owner *owner,
+                      uint8_t *present, uint64_t *lease)
+{
+    struct taking taking = {.store = store, .owner = owner, .lease_ms = lease_ms};
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct entry *entry = find(store, keys[i]);
+        present[i] = entry && take_lease(&taking, entry) ? where(entry) : 0;
+        found += present[i] != 0;
+    }
+    store->figures.exists_keys += count;
+    *lease = taking.id;
+    return found;
+}
+
+static void match_warm(struct store *store, struct entry *entry)
+{
+    if (!entry->blob && !entry->work)
+        (void)load_start(store, entry, NULL);
+}
+
+void store_match(struct store *store, const struct span *keys, uint32_t count, uint64_t lease_ms, bool warm, struct lease_owner *owner,
+                 struct store_matched *out)
+{
+    struct taking taking = {.store = store, .owner = owner, .lease_ms = lease_ms};
+    struct store_matched matched = {0};
+    for (; matched.count < count; matched.count++) {
+        struct entry *entry = find(store, keys[matched.count]);
+        if (!entry || !take_lease(&taking, entry))
+            break;
+        matched.memory += entry->blob != NULL;
+        if (warm)
+            match_warm(store, entry);
+    }
+    if (lease_ms > 0)
+        store_touch(store, keys, matched.count);
+    store->figures.match_keys += count;
+    store->figures.match_hits += matched.count;
+    matched.lease = taking.id;
+    *out = matched;
+}
+
+void store_release(struct store *store, uint64_t lease, const struct span *keys, uint32_t count)
+{
+    if (!keys)
+        lease_release(store->leases, lease);
+    for (uint32_t i = 0; keys && i < count; i++) {
+        struct entry *entry = find(store, keys[i]);
+        if (entry)
+            lease_release_entry(store->leases, lease, entry);
+    }
+    room_changed(store);
+}
+
+void store_owner_end(struct store *store, struct lease_owner *owner)
+{
+    lease_owner_end(store->leases, owner);
+    room_changed(store);
+}
+
+uint32_t store_pin(struct store *store, const struct span *keys, uint32_t count, bool pinned)
+{
+    uint32_t changed = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct entry *entry = find(store, keys[i]);
+        if (!entry || !!(entry->flags & ENTRY_PINNED) == pinned || (pinned && !leasable(store, entry)))
+            continue;
+        entry->flags ^= ENTRY_PINNED;
+        table_settle(store->table, entry);
+        changed++;
+    }
+    if (!pinned)
+        room_changed(store);
+    return changed;
+}
+
+int store_stat(struct store *store, struct span key, struct store_stat *out)
+{
+    const struct entry *entry = find(store, key);
+    if (!entry)
+        return STORE_MISS;
+    *out = (struct store_stat){
+        .size = entry->size,
+        .version = entry->version,
+        .checksum = entry->checksum,
+        .age_ms = table_ms_since(entry->put_tick, now_ms(store)),
+        .idle_ms = table_ms_since(entry->used_tick, now_ms(store)),
+        .hits = entry->hits,
+        .pinned = (entry->flags & ENTRY_PINNED) != 0,
+        .leased = !list_empty(&entry->holds),
+        .memory = entry->blob != NULL,
+        .disk = entry->place != NULL,
+        .disk_writing = (entry->flags & ENTRY_WRITING) != 0,
+    };
+    if (entry->place) {
+        out->file = segment_path(CONTAINER_OF(entry->place, struct shelf, place)->segment);
+        out->offset = (uint64_t)entry->block * BLOCK_BYTES;
+    }
+    return STORE_OK;
+}
+
+struct scanning {
+    store_scan_fn fn;
+    void *arg;
+};
+
+static void scan_one(void *arg, struct entry *entry)
+{
+    struct scanning *scanning = arg;
+    struct store_scanned object = {
+        .key = entry_key(entry),
+        .size = entry->size,
+        .memory = entry->blob != NULL,
+        .disk = entry->place != NULL,
+    };
+    scanning->fn(scanning->arg, &object);
+}
+
+uint64_t store_scan(struct store *store, uint64_t cursor, struct span prefix, uint32_t limit, store_scan_fn fn, void *arg)
+{
+    enum { STEPS = 16384 };
+    struct scanning scanning = {.fn = fn, .arg = arg};
+    return table_scan(store->table, cursor, prefix, limit, STEPS, scan_one, &scanning);
+}

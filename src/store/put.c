@@ -1,0 +1,281 @@
+/* Put: bytes come straight into the pool, their sums growing with them; then the object is shown, whole. */
+#include "store/store_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#define XXH_STATIC_LINKING_ONLY /* the state's size: one allocation for both */
+#include <xxhash.h>
+
+#include "base/check.h"
+#include "base/error.h"
+
+/* The sum of the whole value, and that of the chunk that is arriving (values of more than one chunk only). */
+struct hashing {
+    XXH3_state_t whole;
+    XXH3_state_t chunk;
+};
+
+bool store_may_hold(const struct store *store, const struct entry *entry)
+{
+    if (entry_held(entry) || entry->place)
+        return true;
+    return table_held_memory_only_bytes(store->table) + entry->size <= pool_size(store->pool) / 2;
+}
+
+static struct entry *find(struct store *store, struct span key)
+{
+    return table_find(store->table, key, table_hash(store->table, key));
+}
+
+static bool wants_disk(const struct store *store, const struct store_put *put)
+{
+    return put->ack_disk || store->config.persist == PERSIST_WRITE_THROUGH;
+}
+
+/* A single value larger than the queue may pass when nothing is queued. */
+static bool queue_full(const struct store *store, uint64_t size)
+{
+    uint64_t queued = disk_queued_bytes(store->disk);
+    return disk_state(store->disk) != DISK_OFF && queued > 0 && queued + size > store->queue_limit;
+}
+
+int store_put_begin(struct store *store, struct store_put *put)
+{
+    put->store = store;
+    put->blob = NULL;
+    put->hashing = NULL;
+    put->received = 0;
+    put->counted = 0;
+    put->retried = false;
+    struct entry *entry = find(store, put->key);
+    if (entry && !put->replace) {
+        put->version = entry->version;
+        return STORE_PRESENT;
+    }
+    if (wants_disk(store, put) && queue_full(store, put->size))
+        return KVD_EBUSY;
+    struct hashing *hashing = aligned_alloc(64, round_up(sizeof *hashing, 64));
+    if (!hashing)
+        return -ENOMEM;
+    put->blob = blob_new(store->pool, put->size);
+    if (!put->blob || blob_sums_make(put->blob) != 0) {
+        free(hashing);
+        store_put_abort(put);
+        return -ENOMEM;
+    }
+    XXH3_INITSTATE(&hashing->whole);
+    XXH3_INITSTATE(&hashing->chunk);
+    XXH3_64bits_reset(&hashing->whole);
+    XXH3_64bits_reset(&hashing->chunk);
+    put->hashing = hashing;
+    return STORE_OK;
+}
+
+int store_put_room(struct store_put *put, void **base, size_t *len)
+{
+    struct store *store = put->store;
+    CHECK(put->received < put->size);
+    if (put->received == blob_room(put->blob)) {
+        uint64_t extent = min_u64(POOL_EXTENT_BYTES, blob_room_needed(put->blob) - blob_room(put->blob));
+        bool alone = store->inflight == put->counted;
+        if (!alone && store->inflight + extent > store->inflight_limit)
+            return KVD_EBUSY;
+        uint64_t before = blob_room(put->blob);
+        int err = evict_for(store, put->blob, false);
+        if (err)
+            return err;
+        uint64_t taken = blob_room(put->blob) - before;
+        put->counted += taken;
+        store->inflight += taken;
+    }
+    *base = blob_at(put->blob, put->received, len);
+    *len = min_u64(*len, put->size - put->received);
+    return 0;
+}
+
+/* Chunk sums are taken while the bytes are still in the cache; a value of one chunk needs none but its own. */
+static void sum_chunks(struct store_put *put, const uint8_t *at, size_t len)
+{
+    struct hashing *hashing = put->hashing;
+    uint64_t *sums = blob_sums(put->blob);
+    uint64_t offset = put->received;
+    while (len > 0) {
+        size_t part = min_u64(len, POOL_CHUNK_BYTES - offset % POOL_CHUNK_BYTES);
+        XXH3_64bits_update(&hashing->chunk, at, part);
+        at += part;
+        len -= part;
+        offset += part;
+        if (offset % POOL_CHUNK_BYTES == 0 || offset == put->size) {
+            sums[(offset - 1) / POOL_CHUNK_BYTES] = XXH3_64bits_digest(&hashing->chunk);
+            XXH3_64bits_reset(&hashing->chunk);
+        }
+    }
+}
+
+void store_put_received(struct store_put *put, size_t len)
+{
+    struct hashing *hashing = put->hashing;
+    size_t contiguous;
+    const uint8_t *at = blob_at(put->blob, put->received, &contiguous);
+    CHECK(len <= contiguous && len <= put->size - put->received);
+    XXH3_64bits_update(&hashing->whole, at, len);
+    if (blob_sums(put->blob))
+        sum_chunks(put, at, len);
+    put->received += len;
+}
+
+/* The body is no longer under way. */
+static void settle_room(struct store_put *put)
+{
+    free(put->hashing);
+    put->hashing = NULL;
+    put->store->inflight -= put->counted;
+    put->counted = 0;
+}
+
+void store_put_abort(struct store_put *put)
+{
+    if (!put->blob)
+        return;
+    settle_room(put);
+    store_unref(put->store, put->blob);
+    put->blob = NULL;
+}
+
+static int present(struct store_put *put, struct entry *entry)
+{
+    put->version = entry->version;
+    put->store->figures.puts_present++;
+    return put->ack_disk ? durable_start(put->store, put, entry, STORE_PRESENT) : STORE_PRESENT;
+}
+
+/* Everything of the old value goes but the entry itself; a lease on it ends, a pin was the old object's. */
+static void strip(struct store *store, struct entry *entry)
+{
+    persist_detach(store, entry);
+    load_detach(entry);
+    lease_forget(store->leases, entry);
+    entry->flags &= (uint8_t)~ENTRY_PINNED;
+    if (entry->place) {
+        struct shelf *shelf = CONTAINER_OF(entry->place, struct shelf, place);
+        table_set_place(store->table, entry, NULL, 0, 0);
+        reclaim_if_empty(store, shelf);
+    }
+    if (entry->blob)
+        entry_forget_memory(store, entry);
+    store->figures.puts_replaced++;
+}
+
+/* From here on everybody sees the object. */
+static int publish(struct store_put *put)
+{
+    struct store *store = put->store;
+    uint64_t hash = table_hash(store->table, put->key);
+    struct entry *entry = table_find(store->table, put->key, hash);
+    if (entry && !put->replace) {
+        store_put_abort(put);
+        return present(put, entry);
+    }
+    if (put->pin && table_held_memory_only_bytes(store->table) + put->size > pool_size(store->pool) / 2) {
+        store_put_abort(put);
+        return KVD_EBUSY;
+    }
+    if (entry)
+        strip(store, entry);
+    else
+        entry = table_add(store->table, put->key, hash);
+    if (!entry) {
+        store_put_abort(put);
+        return -ENOMEM;
+    }
+    entry->version = disk_next_version(store->disk);
+    entry->size = put->size;
+    entry->checksum = put->checksum;
+    entry->blob = put->blob;
+    entry->put_tick = table_tick(now_ms(store));
+    entry->used_tick = entry->put_tick;
+    entry->hits = 0;
+    if (put->pin)
+        entry->flags |= ENTRY_PINNED;
+    table_settle(store->table, entry);
+    put->blob = NULL;
+    put->version = entry->version;
+    store->figures.puts++;
+    store->figures.put_bytes += put->size;
+    evict_check(store);
+    if (put->ack_disk)
+        return durable_start(store, put, entry, STORE_OK);
+    if (store->config.persist == PERSIST_WRITE_THROUGH)
+        persist_start(store, entry);
+    return STORE_OK;
+}
+
+static void killed(struct disk_kill *kill, int err)
+{
+    struct store_put *put = CONTAINER_OF(kill, struct store_put, kill);
+    if (err) {
+        store_put_abort(put);
+        put->fn(put, err);
+        return;
+    }
+    int outcome = publish(put);
+    if (outcome != STORE_PENDING)
+        put->fn(put, outcome);
+}
+
+/* Could a restart bring back an older value of this key over the one that is about to be shown? Then the remove log must say
+ * first that it is dead (invariant I4). */
+static bool must_kill_first(struct store *store, struct store_put *put, struct entry *entry)
+{
+    if (!entry)
+        return !store->recovered || disk_kill_pending(store->disk, put->key);
+    if (!store->recovered)
+        return true;
+    return persist_detach(store, entry) || entry->place || disk_kill_pending(store->disk, put->key);
+}
+
+int store_put_commit(struct store_put *put, store_put_fn fn)
+{
+    struct store *store = put->store;
+    struct hashing *hashing = put->hashing;
+    CHECK(put->received == put->size);
+    uint64_t checksum = XXH3_64bits_digest(&hashing->whole);
+    if (put->has_checksum && put->checksum != checksum) {
+        store->figures.puts_corrupt++;
+        store_put_abort(put);
+        return KVD_ECORRUPT;
+    }
+    put->checksum = checksum;
+    blob_zero_tail(put->blob);
+    settle_room(put);
+    put->fn = fn;
+
+    struct entry *entry = find(store, put->key);
+    if (entry && !put->replace) {
+        store_put_abort(put);
+        return present(put, entry);
+    }
+    if (!must_kill_first(store, put, entry))
+        return publish(put);
+    if (disk_state(store->disk) == DISK_OPENING || (disk_state(store->disk) == DISK_OFF && !put->replace)) {
+        /* Nobody knows when the log can be written, and memory keeps its latency (P8). */
+        bury(store, put->key, disk_next_version(store->disk));
+        return publish(put);
+    }
+    put->kill = (struct disk_kill){.kind = KILL_KEY, .name = put->key, .version = disk_next_version(store->disk)};
+    int err = disk_kill_start(store->disk, &put->kill, killed);
+    if (err == 0)
+        return STORE_PENDING;
+    store_put_abort(put);
+    return err;
+}
+
+int store_put_present(struct store_put *put, store_put_fn fn)
+{
+    struct entry *entry = find(put->store, put->key);
+    put->fn = fn;
+    if (entry)
+        return present(put, entry);
+    put->store->figures.puts_present++;
+    return STORE_PRESENT;
+}

@@ -1,0 +1,78 @@
+/* What the disk tier tells the store. */
+#include "store/store_impl.h"
+
+#include <stdlib.h>
+
+static void drop_early(void *arg, struct entry *entry)
+{
+    struct store *store = arg;
+    store->figures.dropped_versions++;
+    entry_forget(store, entry);
+}
+
+static void opened(void *arg, int err)
+{
+    struct store *store = arg;
+    /* What was put before the ceiling was known has versions below those on disk: an older value would win a restart. */
+    if (err == 0 && disk_versions_jumped(store->disk))
+        table_scan(store->table, 0, span_of(NULL, 0), UINT32_MAX, UINT32_MAX, drop_early, store);
+    store->events.opened(store->events_arg, err);
+}
+
+static void found(void *arg, const struct disk_found *found)
+{
+    struct store *store = arg;
+    uint64_t hash = table_hash(store->table, found->key);
+    struct entry *entry = table_find(store->table, found->key, hash);
+    struct shelf *shelf = shelf_of(store, found->where.segment);
+    if (!shelf || (entry && entry->version >= found->version))
+        return;
+    if (found->expires_ms != 0 && found->expires_ms <= loop_wall_ms(store->loop))
+        return;
+    if (entry)
+        entry_forget(store, entry);
+    entry = table_add(store->table, found->key, hash);
+    if (!entry)
+        return;
+    entry->version = found->version;
+    entry->size = found->size;
+    entry->checksum = found->checksum;
+    entry->put_tick = table_tick(now_ms(store));
+    entry->used_tick = entry->put_tick;
+    table_set_place(store->table, entry, &shelf->place, found->where.block, found->where.blocks);
+}
+
+static void recovered(void *arg)
+{
+    struct store *store = arg;
+    store->recovered = true;
+    reclaim_check(store);
+    store->events.recovered(store->events_arg);
+}
+
+static bool full(void *arg)
+{
+    return reclaim_full(arg);
+}
+
+static void gone(void *arg, struct segment *segment)
+{
+    struct store *store = arg;
+    struct shelf *shelf = segment_user(segment);
+    if (shelf) {
+        shelf->segment = NULL;
+        if (shelf->place.count == 0) { /* otherwise the tier is closing, and store_free() forgets the objects first */
+            list_remove(&shelf->link);
+            free(shelf);
+        }
+    }
+    reclaim_check(store);
+}
+
+const struct disk_events store_disk_events = {
+    .opened = opened,
+    .found = found,
+    .recovered = recovered,
+    .full = full,
+    .gone = gone,
+};

@@ -1,0 +1,127 @@
+/* Remove: gone from the table at once; answered when no restart can bring it back. */
+#include "store/store_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+
+/* One entry of the remove log that a remove waits for. */
+struct removal {
+    struct disk_kill kill;
+    struct store_remove *remove;
+    uint8_t name[];
+};
+
+static void finish_one(struct store_remove *remove, int err)
+{
+    if (err && !remove->err)
+        remove->err = err;
+    if (--remove->kills == 0)
+        remove->fn(remove, remove->err);
+}
+
+static void removal_done(struct disk_kill *kill, int err)
+{
+    struct removal *removal = CONTAINER_OF(kill, struct removal, kill);
+    struct store_remove *remove = removal->remove;
+    free(removal);
+    finish_one(remove, err);
+}
+
+static void log_removal(struct store_remove *remove, enum kill_kind kind, struct span name, uint64_t version)
+{
+    struct removal *removal = malloc(sizeof *removal + name.len);
+    int err = -ENOMEM;
+    if (removal) {
+        if (name.len > 0)
+            memcpy(removal->name, name.at, name.len);
+        removal->remove = remove;
+        removal->kill = (struct disk_kill){.kind = kind, .name = span_of(removal->name, name.len), .version = version};
+        err = disk_kill_start(remove->store->disk, &removal->kill, removal_done);
+    }
+    if (err == 0) {
+        remove->kills++;
+        return;
+    }
+    free(removal);
+    if (!remove->err)
+        remove->err = err;
+}
+
+/* The object leaves every tier of this process. True when its bytes may be on disk. */
+static bool remove_entry(struct store *store, struct entry *entry)
+{
+    bool on_disk = entry->place != NULL;
+    on_disk |= persist_detach(store, entry);
+    entry_forget(store, entry);
+    store->figures.removed++;
+    return on_disk;
+}
+
+/* Is the key, though not in the table, perhaps on disk: not found yet, or removed by somebody whose log entry is not durable? */
+static bool may_rise(struct store *store, struct span key)
+{
+    return !store->recovered || disk_kill_pending(store->disk, key);
+}
+
+static void remove_init(struct store *store, struct store_remove *remove, store_remove_fn fn)
+{
+    *remove = (struct store_remove){.store = store, .fn = fn};
+}
+
+int store_remove_start(struct store *store, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn)
+{
+    remove_init(store, remove, fn);
+    for (uint32_t i = 0; i < count; i++) {
+        if (keys[i].len < 1 || keys[i].len > KEY_MAX_BYTES)
+            continue;
+        struct entry *entry = table_find(store->table, keys[i], table_hash(store->table, keys[i]));
+        bool log_it = may_rise(store, keys[i]);
+        uint64_t version = entry ? entry->version : disk_next_version(store->disk);
+        if (entry) {
+            log_it |= remove_entry(store, entry);
+            remove->removed++;
+        }
+        if (log_it)
+            log_removal(remove, KILL_KEY, keys[i], version);
+    }
+    room_changed(store);
+    return remove->kills > 0 ? STORE_PENDING : remove->err;
+}
+
+static void remove_older(void *arg, struct entry *entry)
+{
+    struct store_remove *remove = arg;
+    if (entry->version > remove->version)
+        return;
+    remove_entry(remove->store, entry);
+    remove->removed++;
+}
+
+static void remove_step(struct task *task)
+{
+    enum { LOOKED_AT = 1024 };
+    struct store_remove *remove = CONTAINER_OF(task, struct store_remove, step);
+    struct store *store = remove->store;
+    remove->cursor = table_scan(store->table, remove->cursor, remove->prefix, STEP_KEYS, LOOKED_AT, remove_older, remove);
+    room_changed(store);
+    if (remove->cursor != 0)
+        task_post(&remove->step);
+    else
+        finish_one(remove, 0);
+}
+
+int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn)
+{
+    CHECK(kind == KILL_PREFIX || kind == KILL_ALL);
+    remove_init(store, remove, fn);
+    remove->prefix = prefix;
+    remove->version = disk_next_version(store->disk);
+    remove->kills = 1; /* the walk itself */
+    task_init(&remove->step, store->loop, remove_step);
+    log_removal(remove, kind, prefix, remove->version);
+    task_post(&remove->step);
+    return STORE_PENDING;
+}

@@ -1,0 +1,190 @@
+#include "store/store_impl.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/error.h"
+
+enum {
+    HIGH_PERCENT = 97,
+    LOW_PERCENT = 94,
+    MAX_HOLDS = 1 << 20,
+    LEASE_TICK_MS = 1000,
+    LEASE_STEP = 64,
+};
+
+static void lease_tick(struct timer *timer)
+{
+    struct store *store = CONTAINER_OF(timer, struct store, lease_timer);
+    uint64_t next = lease_expire(store->leases, now_ms(store), LEASE_STEP);
+    uint64_t wait = next <= now_ms(store) ? 0 : min_u64(next - now_ms(store), LEASE_TICK_MS);
+    if (wait < LEASE_TICK_MS)
+        room_changed(store);
+    timer_start(&store->lease_timer, wait);
+}
+
+static void set_limits(struct store *store)
+{
+    uint64_t bytes = store->config.memory_bytes;
+    store->high_bytes = bytes / 100 * HIGH_PERCENT;
+    store->low_bytes = bytes / 100 * LOW_PERCENT;
+    store->inflight_limit = min_u64(store->config.inflight_bytes, bytes / 2);
+    store->queue_limit = min_u64(store->config.queue_bytes, bytes / 2);
+}
+
+static int make_tables(struct store *store)
+{
+    uint8_t secret[TABLE_SECRET_BYTES];
+    uint64_t lease_secret;
+    int err = loop_random(store->loop, secret, sizeof secret);
+    if (err == 0)
+        err = loop_random(store->loop, &lease_secret, sizeof lease_secret);
+    if (err == 0)
+        err = table_new(&store->table, secret);
+    if (err)
+        return err;
+    err = leases_new(&store->leases, store->table, MAX_HOLDS, lease_secret);
+    if (err)
+        table_free(store->table);
+    return err;
+}
+
+int store_new(struct store **out, struct loop *loop, const struct log *log, const struct store_config *config,
+              const struct store_events *events, void *arg)
+{
+    struct store *store = calloc(1, sizeof *store);
+    if (!store)
+        return -ENOMEM;
+    store->loop = loop;
+    store->log = log;
+    store->config = *config;
+    store->events = *events;
+    store->events_arg = arg;
+    list_init(&store->waits);
+    list_init(&store->starved);
+    list_init(&store->writings);
+    list_init(&store->syncs);
+    list_init(&store->shelves);
+    set_limits(store);
+    wait_setup(store);
+
+    int err = memory_reserve(&store->memory, config->memory_bytes);
+    if (err)
+        goto fail_store;
+    err = pool_new(&store->pool, store->memory, config->memory_bytes);
+    if (err)
+        goto fail_memory;
+    err = make_tables(store);
+    if (err)
+        goto fail_pool;
+    err = disk_new(&store->disk, loop, log, &config->disk, &store_disk_events, store);
+    if (err)
+        goto fail_tables;
+    timer_init(&store->lease_timer, loop, lease_tick);
+    timer_start(&store->lease_timer, LEASE_TICK_MS);
+    *out = store;
+    return 0;
+
+fail_tables:
+    leases_free(store->leases);
+    table_free(store->table);
+fail_pool:
+    pool_free(store->pool);
+fail_memory:
+    memory_release(store->memory, config->memory_bytes);
+fail_store:
+    free(store);
+    return err;
+}
+
+static void disk_closed(void *arg)
+{
+    struct store *store = arg;
+    store->closed_fn(store->closed_arg);
+}
+
+void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg)
+{
+    CHECK(!store->closing);
+    store->closing = true;
+    store->closed_fn = fn;
+    store->closed_arg = arg;
+    timer_stop(&store->lease_timer);
+    disk_close(store->disk, abandon, disk_closed, store);
+}
+
+static void forget_all(void *arg, struct entry *entry)
+{
+    entry_forget(arg, entry);
+}
+
+void store_free(struct store *store)
+{
+    table_scan(store->table, 0, span_of(NULL, 0), UINT32_MAX, UINT32_MAX, forget_all, store);
+    CHECK(list_empty(&store->waits) && list_empty(&store->starved) && list_empty(&store->writings));
+    timer_stop(&store->wait_timer);
+    task_cancel(&store->room_task);
+    task_cancel(&store->evict_task);
+    struct list *item;
+    while ((item = list_pop_front(&store->shelves)) != NULL) {
+        struct shelf *shelf = CONTAINER_OF(item, struct shelf, link);
+        task_cancel(&shelf->step);
+        free(shelf);
+    }
+    disk_free(store->disk);
+    leases_free(store->leases);
+    table_free(store->table);
+    pool_free(store->pool);
+    memory_release(store->memory, store->config.memory_bytes);
+    free(store);
+}
+
+void store_set_persist(struct store *store, enum persist persist)
+{
+    store->config.persist = persist;
+}
+
+enum persist store_persist(const struct store *store)
+{
+    return store->config.persist;
+}
+
+void store_unref(struct store *store, struct blob *blob)
+{
+    blob_unref(blob);
+    room_changed(store);
+}
+
+uint64_t store_retry_after_ms(const struct store *store)
+{
+    enum { LEAST_MS = 5, MOST_MS = 1000, UNKNOWN_MS = 50 };
+    uint64_t queued = disk_queued_bytes(store->disk);
+    uint64_t rate = disk_drain_rate(store->disk);
+    if (queued < store->queue_limit)
+        return LEAST_MS;
+    if (rate == 0)
+        return UNKNOWN_MS;
+    uint64_t over = queued - store->queue_limit + store->queue_limit / 8;
+    return max_u64(LEAST_MS, min_u64(MOST_MS, over * 1000 / rate));
+}
+
+void store_info(const struct store *store, struct store_info *out)
+{
+    *out = (struct store_info){
+        .figures = store->figures,
+        .disk_state = disk_state_name(store->disk),
+        .disk_off_reason = disk_off_reason(store->disk),
+        .memory_limit_bytes = pool_size(store->pool),
+        .memory_used_bytes = pool_used(store->pool),
+        .memory_blobs = pool_blobs(store->pool),
+        .held_memory_only_bytes = table_held_memory_only_bytes(store->table),
+        .inflight_bytes = store->inflight,
+        .inflight_limit_bytes = store->inflight_limit,
+        .queue_limit_bytes = store->queue_limit,
+        .leases = leases_count(store->leases),
+        .lease_holds = leases_holds(store->leases),
+    };
+    table_sums(store->table, &out->table);
+    disk_get_figures(store->disk, &out->disk);
+}

@@ -1,0 +1,270 @@
+/* store.h - the one door over both tiers: put, get, remove, look up, evict, persist, promote.
+ *
+ * Owns:    the pool, the replica table, the leases, the disk tier, and every decision about what is kept where.
+ * Borrows: the loop, the log, requests in the caller's memory.
+ * Not its: sockets, frames, msgpack, statuses.
+ * Thread:  the loop's. Callbacks come from the loop, never inside the starting call, exactly once, as the last thing done.
+ *
+ * Many calls can be answered at once or later. They return STORE_PENDING when `fn` will run, and anything else when it
+ * will not.
+ */
+#ifndef KVD_STORE_STORE_H
+#define KVD_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "loop/loop.h"
+#include "meta/lease.h"
+#include "tier/disk.h"
+#include "tier/pool.h"
+
+struct store;
+
+/* Ordinary outcomes; errors are negative. */
+enum store_outcome { STORE_OK = 0, STORE_PRESENT = 1, STORE_MISS = 2, STORE_PENDING = 3 };
+
+enum persist { PERSIST_WRITE_THROUGH, PERSIST_NONE };
+
+struct store_config {
+    uint64_t memory_bytes;   /* a multiple of 4 KiB, at least 1 MiB */
+    uint64_t inflight_bytes; /* room of bodies under way and disk reads; at most half the pool counts */
+    uint64_t queue_bytes;    /* records waiting to be written; at most half the pool counts */
+    enum persist persist;
+    struct disk_config disk;
+};
+
+struct store_events {
+    /* The disk tier is open, or has failed to (err as disk_events.opened). Once. */
+    void (*opened)(void *arg, int err);
+    /* All that is on disk is known. Once, after opened(0). */
+    void (*recovered)(void *arg);
+};
+
+/* Returns 0, -ENOMEM or another errno. */
+int store_new(struct store **out, struct loop *loop, const struct log *log, const struct store_config *config,
+              const struct store_events *events, void *arg);
+/* Write what is queued and close the disk tier, then fn. With `abandon`, what is queued is dropped (and counted). */
+typedef void (*store_closed_fn)(void *arg);
+void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg);
+/* After fn of store_close(), when no request is under way and no blob is referenced outside. */
+void store_free(struct store *store);
+
+void store_set_persist(struct store *store, enum persist persist);
+enum persist store_persist(const struct store *store);
+
+/* ---- waiting for room ---- */
+
+struct store_wait;
+/* err: 0 try again; KVD_EBUSY: the time is over. */
+typedef void (*store_wait_fn)(struct store_wait *wait, int err);
+struct store_wait {
+    struct list link;
+    uint64_t until_ms;
+    store_wait_fn fn;
+};
+void store_wait_start(struct store *store, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn);
+/* Harmless when it is not waiting; fn will not run. It must have been set up by store_wait_init(). */
+void store_wait_init(struct store_wait *wait);
+void store_wait_stop(struct store_wait *wait);
+/* How long a client that is told BUSY should stay away, in ms, from the measured rate at which room comes free. */
+uint64_t store_retry_after_ms(const struct store *store);
+
+/* ---- put ---- */
+
+struct store_put;
+/* outcome: STORE_OK, STORE_PRESENT; KVD_EBUSY (the bound of what may be pinned in memory); KVD_EOFF, KVD_EFULL, KVD_ETOOLARGE, -errno:
+ * what was asked of the disk failed; the value may be there or not. */
+typedef void (*store_put_fn)(struct store_put *put, int outcome);
+struct store_put {
+    /* the caller's, before store_put_begin() */
+    struct span key; /* stays until the end */
+    uint64_t size;
+    bool replace, ack_disk, pin;
+    bool has_checksum;
+    uint64_t checksum; /* what the value's must be, if has_checksum */
+    /* set with STORE_OK and STORE_PRESENT */
+    uint64_t version;
+    /* the store's */
+    struct store *store;
+    struct blob *blob;
+    void *hashing;
+    uint64_t received;
+    uint64_t counted; /* in the store's sum of room under way */
+    store_put_fn fn;
+    int outcome;
+    bool retried;
+    struct list link;
+    struct disk_kill kill;
+    struct disk_sync sync;
+};
+
+/* Begin. STORE_OK: receive; STORE_PRESENT: the key is there and stays: skip the body, then call store_put_present();
+ * KVD_EBUSY: the queue to disk is full: wait and call again; KVD_EFULL: can never fit; -ENOMEM. */
+int store_put_begin(struct store *store, struct store_put *put);
+/* Where the next bytes of the body go: *len >= 1 bytes at *base, at most what is missing. 0, KVD_EBUSY (wait, call again), -ENOMEM. */
+int store_put_room(struct store_put *put, void **base, size_t *len);
+/* `len` bytes have come there. */
+void store_put_received(struct store_put *put, size_t len);
+/* All of it has come. STORE_OK, STORE_PRESENT, STORE_PENDING, KVD_ECORRUPT (not the checksum that was announced; nothing happened), or an
+ * error of store_put_fn. However it ends, the put holds nothing afterwards. */
+int store_put_commit(struct store_put *put, store_put_fn fn);
+/* As store_put_commit() for a put that store_put_begin() found PRESENT; the object may be gone by now: STORE_PRESENT all the same. */
+int store_put_present(struct store_put *put, store_put_fn fn);
+/* Give up before commit; nothing stays. Harmless after the end. */
+void store_put_abort(struct store_put *put);
+
+/* ---- get ---- */
+
+struct store_get;
+/* outcome: STORE_OK; STORE_MISS (with `reason`); KVD_EBUSY: no room to read it into. */
+typedef void (*store_get_fn)(struct store_get *get, int outcome);
+struct store_get {
+    /* the caller's */
+    struct span key; /* needed for the call only */
+    uint64_t offset; /* past the end: an empty range */
+    uint64_t length; /* UINT64_MAX: the rest */
+    bool quiet;      /* do not note the use: store_touch() will */
+    /* set with STORE_OK */
+    struct blob *blob;                 /* a reference for the caller: store_unref() */
+    uint64_t blob_offset, blob_length; /* the bytes asked for, in it */
+    uint64_t size, version, checksum;
+    bool from_disk;
+    /* set with STORE_MISS: static text, or NULL for an ordinary miss */
+    const char *reason;
+    /* the store's */
+    struct store *store;
+    store_get_fn fn;
+    struct list link;
+    void *load;
+};
+/* STORE_OK, STORE_MISS, STORE_PENDING, or an error. */
+int store_get_start(struct store *store, struct store_get *get, store_get_fn fn);
+/* Give up a pending get: fn will not run. */
+void store_get_cancel(struct store_get *get);
+/* Drop a reference that a get handed out. */
+void store_unref(struct store *store, struct blob *blob);
+struct blob;
+/* Note the use of a batch: last to first, so that a prefix outlives its tail. */
+void store_touch(struct store *store, const struct span *keys, uint32_t count);
+
+/* ---- look-ups: answered at once, never by the file system ---- */
+
+enum { IN_MEMORY = 1, ON_DISK = 2 };
+/* present[i] as on the wire; ill-formed keys are absent. With a lease (lease_ms > 0), only what could be leased is present.
+ * *lease is 0 when none was asked for or nothing could be leased. Returns how many are present. */
+uint32_t store_exists(struct store *store, const struct span *keys, uint32_t count, uint64_t lease_ms, struct lease_owner *owner,
+                      uint8_t *present, uint64_t *lease);
+struct store_matched {
+    uint32_t count, memory;
+    uint64_t lease;
+};
+void store_match(struct store *store, const struct span *keys, uint32_t count, uint64_t lease_ms, bool warm, struct lease_owner *owner,
+                 struct store_matched *out);
+/* keys NULL: all of the lease. */
+void store_release(struct store *store, uint64_t lease, const struct span *keys, uint32_t count);
+void store_owner_end(struct store *store, struct lease_owner *owner);
+/* Returns how many changed; beyond the bound of what may be held in memory only, none more. */
+uint32_t store_pin(struct store *store, const struct span *keys, uint32_t count, bool pinned);
+
+struct store_stat {
+    uint64_t size, version, checksum, age_ms, idle_ms, hits;
+    bool pinned, leased;
+    bool memory, disk, disk_writing;
+    const char *file; /* borrowed until the loop goes on */
+    uint64_t offset;
+};
+/* STORE_OK or STORE_MISS. */
+int store_stat(struct store *store, struct span key, struct store_stat *out);
+
+struct store_scanned {
+    struct span key;
+    uint64_t size;
+    bool memory, disk;
+};
+typedef void (*store_scan_fn)(void *arg, const struct store_scanned *object);
+/* As table_scan(). */
+uint64_t store_scan(struct store *store, uint64_t cursor, struct span prefix, uint32_t limit, store_scan_fn fn, void *arg);
+
+/* ---- remove ---- */
+
+struct store_remove;
+/* outcome: STORE_OK, or an error: gone from this process, but the disk could not take the record of it. */
+typedef void (*store_remove_fn)(struct store_remove *remove, int outcome);
+struct store_remove {
+    /* set before STORE_OK and before fn */
+    uint64_t removed;
+    /* the store's */
+    struct store *store;
+    store_remove_fn fn;
+    uint32_t kills;
+    int err;
+    struct span prefix;
+    uint64_t version;
+    uint64_t cursor;
+    struct task step;
+};
+/* Objects are gone for everybody when this returns; STORE_OK at once when no disk need know. Keys are borrowed for the call. */
+int store_remove_start(struct store *store, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn);
+/* Objects put before this call are gone when fn runs; always STORE_PENDING or an error. `prefix` (KILL_PREFIX, borrowed until fn). */
+int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn);
+
+/* ---- sync, seal ---- */
+
+struct store_sync;
+typedef void (*store_sync_fn)(struct store_sync *sync, int err);
+struct store_sync {
+    /* set before fn: writes that failed while we waited */
+    uint64_t failed;
+    /* the store's */
+    struct store *store;
+    store_sync_fn fn;
+    struct list link;
+    uint64_t upto;
+    bool seal;
+    struct disk_sync sync;
+};
+/* fn(0) when all that was put before is on disk and synced, as far as the policy writes it; with `seal` the open segment is ended too.
+ * STORE_PENDING, or KVD_EOFF / KVD_ECLOSING. */
+int store_sync_start(struct store *store, struct store_sync *sync, bool seal, store_sync_fn fn);
+
+/* ---- figures ---- */
+
+struct store_figures {
+    uint64_t puts, puts_present, puts_replaced, puts_corrupt, put_bytes;
+    uint64_t gets, hits_memory, hits_disk, misses, get_bytes;
+    uint64_t exists_keys, match_keys, match_hits;
+    uint64_t removed;
+    uint64_t evicted;      /* left memory, stay on disk */
+    uint64_t promoted;     /* came back to memory */
+    uint64_t loads_shared; /* gets that joined a read under way */
+    uint64_t reclaimed_segments;
+    /* objects that are gone without having been removed, by reason */
+    uint64_t dropped_evicted;   /* memory gave it up and it was on no disk */
+    uint64_t dropped_reclaimed; /* its segment was given up and it was not in memory */
+    uint64_t dropped_corrupt;   /* its bytes on disk were wrong */
+    uint64_t dropped_short;     /* its file ended early */
+    uint64_t dropped_versions;  /* put before the version ceiling was known */
+    /* objects that stayed in memory only although the policy says disk, by reason */
+    uint64_t unwritten_off, unwritten_full, unwritten_error, unwritten_memory, unwritten_closing;
+    uint64_t read_errors; /* gets answered with a miss because the device failed; the replica stays */
+    uint64_t waits, waits_expired;
+};
+
+struct store_info {
+    struct store_figures figures;
+    struct table_sums table;
+    struct disk_figures disk;
+    const char *disk_state, *disk_off_reason;
+    uint64_t memory_limit_bytes, memory_used_bytes, memory_blobs;
+    uint64_t held_memory_only_bytes;
+    uint64_t inflight_bytes, inflight_limit_bytes;
+    uint64_t queue_limit_bytes;
+    uint64_t leases, lease_holds;
+};
+void store_info(const struct store *store, struct store_info *out);
+
+#endif

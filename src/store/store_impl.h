@@ -1,0 +1,150 @@
+/* store_impl.h - what the files of this room share. Nobody else includes it. */
+#ifndef KVD_STORE_STORE_IMPL_H
+#define KVD_STORE_STORE_IMPL_H
+
+#include "store/store.h"
+
+enum {
+    STEP_KEYS = 64,             /* no step of eviction, reclaim or a prefix remove touches more objects */
+    STEP_BYTES = 1 << 20,       /* or gives back more bytes */
+    LOAD_WAIT_MS = 5000,        /* a read that finds no room for this long is answered BUSY */
+    WAIT_TICK_MS = 20,          /* how often deadlines of waiters are looked at */
+    RANGE_ALONE_BYTES = 1 << 20 /* a range of a larger object is read by itself and not promoted */
+};
+
+/* What entry->work points to. */
+enum work_kind { WORK_WRITE, WORK_LOAD };
+struct work {
+    enum work_kind kind;
+};
+
+/* One segment as the store sees it. */
+struct shelf {
+    struct place place;
+    struct store *store;
+    struct segment *segment;
+    bool doomed; /* being given up: takes no leases */
+    struct disk_kill kill;
+    struct task step;
+    struct list link; /* store->shelves */
+};
+
+/* A write of an object to disk. Lives from persist_start() until the tier's answer. */
+struct writing {
+    struct work work;
+    struct store *store;
+    struct entry *entry; /* NULL once the object was removed or replaced */
+    struct list waiters; /* struct store_put: ack_disk */
+    struct list link;    /* store->writings, in the order of `number` */
+    uint64_t number;
+    struct task late; /* ends a write that was cancelled */
+    struct disk_write write;
+    uint8_t key[];
+};
+
+/* A read of an object (or of a range of it) from disk. Lives until the tier's answer, or until the wait for room ends. */
+struct load {
+    struct work work;
+    struct store *store;
+    struct entry *entry; /* NULL once the object was removed or replaced, and for ranges read alone */
+    struct blob *blob;
+    struct list waiters; /* struct store_get */
+    struct list link;    /* store->starved while it has no room */
+    uint64_t since_ms;
+    uint64_t counted;
+    struct disk_read read;
+    uint8_t key[];
+};
+
+struct store {
+    struct loop *loop;
+    const struct log *log;
+    struct store_config config;
+    struct store_events events;
+    void *events_arg;
+
+    void *memory;
+    struct pool *pool;
+    struct table *table;
+    struct leases *leases;
+    struct disk *disk;
+
+    uint64_t high_bytes, low_bytes; /* watermarks of the pool */
+    uint64_t inflight, inflight_limit;
+    uint64_t queue_limit;
+
+    struct list waits;   /* struct store_wait */
+    struct list starved; /* struct load */
+    struct timer wait_timer;
+    struct task room_task;  /* room may have come free: try waiters again */
+    struct task evict_task; /* on the way from the high to the low watermark */
+    struct timer lease_timer;
+
+    struct list writings;
+    uint64_t writing_number; /* of the last one started */
+    uint64_t write_failures;
+    struct list syncs; /* struct store_sync that wait for writings */
+
+    struct list shelves;
+    unsigned giving_up; /* segments on their way out */
+    bool recovered;
+    bool closing;
+    store_closed_fn closed_fn;
+    void *closed_arg;
+
+    struct store_figures figures;
+};
+
+static inline uint64_t now_ms(const struct store *store)
+{
+    return loop_now_ms(store->loop);
+}
+
+static inline bool entry_held(const struct entry *entry)
+{
+    return (entry->flags & ENTRY_PINNED) || !list_empty(&entry->holds);
+}
+
+/* May an object of this size and kind be held in memory alone without going over half the pool? */
+bool store_may_hold(const struct store *store, const struct entry *entry);
+
+/* evict.c */
+int evict_for(struct store *store, struct blob *blob, bool whole); /* blob_grow() or blob_grow_all() with evictions to help */
+void evict_check(struct store *store);
+void entry_forget_memory(struct store *store, struct entry *entry);
+/* Take the object out of the table for good: every replica, lease and work it has. */
+void entry_forget(struct store *store, struct entry *entry);
+/* Room may have come free. */
+void room_changed(struct store *store);
+void wait_setup(struct store *store);
+
+/* persist.c */
+/* Queue the object for disk. 0, or why not (counted). */
+int persist_start(struct store *store, struct entry *entry);
+/* The object goes or is replaced: its write, if any, is for nothing. True when a record of it may be on disk all the same. */
+bool persist_detach(struct store *store, struct entry *entry);
+struct shelf *shelf_of(struct store *store, struct segment *segment);
+/* Have the remove log say that this version is dead, without anybody waiting. */
+void bury(struct store *store, struct span key, uint64_t version);
+
+/* load.c */
+int load_start(struct store *store, struct entry *entry, struct store_get *get);
+void load_detach(struct entry *entry);
+void load_retry_starved(struct store *store);
+void load_expire_starved(struct store *store);
+
+/* durable.c */
+/* Have fn run when the object is on stable storage. STORE_PENDING or an error. */
+int durable_start(struct store *store, struct store_put *put, struct entry *entry, int outcome);
+void durable_written(struct store *store, struct writing *writing, int err);
+
+/* reclaim.c */
+bool reclaim_full(struct store *store);
+void reclaim_check(struct store *store);
+void reclaim_step(struct task *task); /* of a shelf whose death is durable */
+void reclaim_if_empty(struct store *store, struct shelf *shelf);
+
+/* recover.c */
+extern const struct disk_events store_disk_events;
+
+#endif

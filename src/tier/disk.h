@@ -1,0 +1,229 @@
+/* disk.h - the disk tier: values in append-only segments, and the log of what was removed.
+ *
+ * Knows records (key, version, bytes) and files. Knows nothing of who wants what: which objects are written, which
+ * segment goes when it is full, and what a miss means is decided above.
+ *
+ * Owns:    the node's folder <dir>/<cluster>/<node>/ (its lock, node file, segments, remove log), the version counter.
+ * Borrows: the loop, the log, blobs while they are written or filled (the caller holds the references).
+ * Thread:  the loop's. All callbacks come from the loop, never inside the call that started them, exactly once.
+ *
+ * The format on disk is in docs/disk-format.md, byte by byte.
+ */
+#ifndef KVD_TIER_DISK_H
+#define KVD_TIER_DISK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "loop/loop.h"
+#include "tier/pool.h"
+
+struct disk;
+struct segment; /* a file; its address is stable as long as it exists, see disk_events.gone */
+
+struct disk_where {
+    struct segment *segment;
+    uint32_t block;  /* of the record's header in the file, in 4 KiB */
+    uint32_t blocks; /* that the record takes, header and value */
+};
+
+struct disk_config {
+    const char *dir; /* strings are copied */
+    const char *cluster;
+    const char *node;
+    uint64_t limit_bytes;      /* bytes used stay at or below it */
+    uint64_t segment_bytes;    /* full size of a segment; a larger record gets a segment of its own, as large as it needs */
+    uint64_t read_split_bytes; /* reads are split into pieces of this size; a multiple of 256 KiB */
+};
+
+/* A record found at start. Spans are borrowed for the call. */
+struct disk_found {
+    struct span key;
+    uint64_t version;
+    uint64_t size;
+    uint64_t checksum;
+    uint64_t expires_ms; /* wall clock; 0: never */
+    struct disk_where where;
+};
+
+struct disk_events {
+    /* The folder is locked, its node file and remove log are read: writes and kills queued so far begin. err != 0: the tier stays off
+     * (KVD_EFORMAT, KVD_ECORRUPT, -EWOULDBLOCK: another process holds it, or -errno); everything queued has failed with KVD_EOFF. Once. */
+    void (*opened)(void *arg, int err);
+    /* A record on disk that no kill reaches; at most 64 a turn. The highest version of a key is the one that counts: the callee keeps it by
+     * version. Segments come in any order. */
+    void (*found)(void *arg, const struct disk_found *found);
+    /* Every segment is read; `found` comes no more. Once, after opened(0). */
+    void (*recovered)(void *arg);
+    /* A write waits and no new segment fits within limit_bytes. The callee has begun to give up a segment (disk_segment_kill_start())
+     * or one is being given up already: true. It has none to give up: false, and every queued write ends with KVD_EFULL. */
+    bool (*full)(void *arg);
+    /* The segment is unlinked and closed; its address means nothing any more. */
+    void (*gone)(void *arg, struct segment *segment);
+};
+
+/* Returns 0 or -ENOMEM. Opening goes on in the background (events.opened). With a NULL dir the tier is off from the start, and no event
+ * comes. */
+int disk_new(struct disk **out, struct loop *loop, const struct log *log, const struct disk_config *config,
+             const struct disk_events *events, void *arg);
+
+/* Finish: queued writes are written (or, with `abandon`, fail with KVD_ECLOSING), the open segment is indexed, cut to its length and
+ * synced, files are closed, then fn. New requests get KVD_ECLOSING from this call on. The caller calls disk_free() in or after fn. */
+typedef void (*disk_closed_fn)(void *arg);
+void disk_close(struct disk *disk, bool abandon, disk_closed_fn fn, void *arg);
+void disk_free(struct disk *disk);
+
+enum disk_state { DISK_OPENING, DISK_RECOVERING, DISK_ON, DISK_OFF };
+enum disk_state disk_state(const struct disk *disk);
+/* "opening", "recovering", "on", "off"; why it is off, or "". */
+const char *disk_state_name(const struct disk *disk);
+const char *disk_off_reason(const struct disk *disk);
+
+/* The next version: larger than any that this node ever gave (its ceiling is kept 2^20 ahead in the node file). Before opened(0)
+ * versions come from the wall clock (ms << 16); should the ceiling turn out to be above them, disk_versions_jumped() says so after
+ * opened(0), once the counter has gone beyond it. Never fails. */
+uint64_t disk_next_version(struct disk *disk);
+bool disk_versions_jumped(const struct disk *disk);
+
+/* ---- writing ---- */
+
+struct disk_write;
+/* err: 0: `where` can be read (it is not synced yet); KVD_EFULL; KVD_EOFF; KVD_ECLOSING; KVD_ETOOLARGE (can never fit limit_bytes);
+ * -errno: it failed, and so did a second try in another segment. */
+typedef void (*disk_write_fn)(struct disk_write *write, int err);
+struct disk_write {
+    /* set by the caller, unchanged until fn */
+    struct span key;
+    uint64_t version;
+    uint64_t checksum;
+    uint64_t expires_ms;
+    struct blob *blob; /* filled, its tail zeroed, its sums there if it has more than one chunk */
+    /* set before fn(0) */
+    struct disk_where where;
+    /* the tier's */
+    disk_write_fn fn;
+    struct list link;
+    uint8_t state, attempts;
+    struct segment *segment;
+    uint64_t bytes;
+    void *slot;
+};
+/* Queue. Returns 0; KVD_EOFF or KVD_ECLOSING: then fn will not run. While the tier is opening, writes wait. */
+int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);
+/* True: it was still queued, fn will not run, nothing is on disk. False: it is under way, fn will run. */
+bool disk_write_cancel(struct disk *disk, struct disk_write *write);
+/* Bytes of records that are queued or under way; and how fast they have drained lately, in bytes a second (a moving average; 0: unknown).
+ */
+uint64_t disk_queued_bytes(const struct disk *disk);
+uint64_t disk_drain_rate(const struct disk *disk);
+
+/* ---- durability ---- */
+
+struct disk_sync;
+typedef void (*disk_sync_fn)(struct disk_sync *sync, int err);
+struct disk_sync {
+    disk_sync_fn fn;
+    struct list link;
+    struct segment *segment;
+    uint64_t upto;
+    uint64_t at, last; /* of a sync of all: which segments it goes through */
+    int err;
+};
+/* fn(0) when the record at `where` survives a power cut: all before it in its segment are written, and the file is synced since. All who
+ * wait share one fsync. fn(-errno): it failed, the caller should write it again. `where.segment` must not be given up meanwhile (the tier
+ * sees to that: segment_busy()). Returns 0, KVD_EOFF or KVD_ECLOSING. */
+int disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn);
+/* fn(0) when every record whose write had completed before this call is synced. */
+int disk_sync_all_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
+/* End the open segment: index, cut, sync. fn(0) at once if there is none. */
+int disk_seal_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
+
+/* ---- what is dead ---- */
+
+enum kill_kind { KILL_KEY = 1, KILL_PREFIX = 2, KILL_ALL = 3, KILL_SEGMENT = 4 };
+struct disk_kill;
+/* err 0: it is on stable storage: no restart shows a version up to `version` of what it names. Otherwise -errno, KVD_EOFF. */
+typedef void (*disk_kill_fn)(struct disk_kill *kill, int err);
+struct disk_kill {
+    enum kill_kind kind;
+    struct span name; /* key or prefix; borrowed until fn */
+    uint64_t version; /* this version and all before it are dead */
+    /* the tier's */
+    disk_kill_fn fn;
+    struct list link;
+    struct segment *segment;
+    int err;
+};
+/* Append to the remove log; entries of one turn and those that come while a sync runs share the next write and fsync. fn runs in the order
+ * of the calls. While the tier is opening, kills wait. Returns 0; KVD_EOFF or KVD_ECLOSING: then fn will not run. */
+int disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn);
+/* Might a kill that is not on stable storage yet name this key (false positives allowed)? Then a new put of it must wait for a kill of its
+ * own before it is shown, or a crash could bring the old one back over it. */
+bool disk_kill_pending(const struct disk *disk, struct span key);
+
+/* ---- reading ---- */
+
+struct disk_read;
+/* err: 0: the blob holds the bytes, judged by header and sums; KVD_ESHORT, KVD_ECORRUPT: the replica is to be dropped; -errno: the device
+ * failed. */
+typedef void (*disk_read_fn)(struct disk_read *read, int err);
+struct disk_read {
+    /* set by the caller, unchanged until fn */
+    struct disk_where where;
+    struct span key;
+    uint64_t version;
+    uint64_t size;     /* of the whole value */
+    uint64_t checksum; /* of the whole value */
+    uint64_t offset;   /* of what is wanted: a multiple of 256 KiB */
+    uint64_t length;   /* a multiple of 256 KiB, or up to the end; size for all of it */
+    struct blob *blob; /* blob_size() == length, with all its room */
+    /* the tier's */
+    disk_read_fn fn;
+    struct list link;
+    void *pieces;
+    uint32_t pieces_left;
+    int err;
+};
+/* All that are started in one turn are submitted together; large ones are split. The segment stays readable until fn, even if it
+ * is given up meanwhile. Returns 0, KVD_EOFF, or -ENOMEM: then fn will not run. */
+int disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
+
+/* ---- segments ---- */
+
+/* A pointer of the caller's for each segment; NULL at first. */
+void *segment_user(const struct segment *segment);
+void segment_set_user(struct segment *segment, void *user);
+/* Path below `dir`, e.g. "kvd/node1/0000000000000007.seg"; valid as long as the segment. */
+const char *segment_path(const struct segment *segment);
+bool segment_sealed(const struct segment *segment);
+uint64_t segment_bytes(const struct segment *segment);
+
+/* Walk the segments, oldest first: NULL gives the first; NULL at the end. */
+struct segment *disk_segment_next(const struct disk *disk, const struct segment *after);
+/* True while it is open for appending, a sync waits on it, or it is being given up: it cannot be given up now. */
+bool segment_busy(const struct segment *segment);
+
+/* Give a sealed segment up: fn(0) when the remove log says durably that it is dead; the caller then forgets what it has there and calls
+ * disk_segment_unlink(), after which the file goes once no read is under way (events.gone). Returns as disk_kill_start(). */
+int disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct segment *segment, disk_kill_fn fn);
+void disk_segment_unlink(struct disk *disk, struct segment *segment);
+
+/* ---- figures ---- */
+
+struct disk_figures {
+    uint64_t limit_bytes, used_bytes; /* sealed lengths, full size of open ones, unlinked but not freed */
+    uint64_t segments, foreign_files, newer_segments, unreadable_segments;
+    uint64_t writes, written_bytes, write_errors, write_retries, index_writes;
+    uint64_t reads, read_bytes, read_errors, read_short, read_corrupt;
+    uint64_t syncs, sync_errors;
+    uint64_t kills, kill_batches, log_bytes, log_compactions;
+    uint64_t recovered_records, recovered_killed, recovered_walked, torn_tails, bad_indexes;
+    uint64_t queued_bytes, queued_records, drain_bytes_per_s;
+    uint64_t recovery_ms;
+};
+void disk_get_figures(const struct disk *disk, struct disk_figures *out);
+
+#endif

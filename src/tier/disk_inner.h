@@ -1,0 +1,205 @@
+/* disk_inner.h - what the files of the disk tier share: struct disk. For disk*.c and segment.c only.
+ *
+ * Every change posts the pump, a task that runs once a turn and does whatever can be done next: kills, writes, syncs, seals,
+ * compaction, closing. So nothing but the pump and completions ever calls out to the owner.
+ */
+#ifndef KVD_TIER_DISK_INNER_H
+#define KVD_TIER_DISK_INNER_H
+
+#include "loop/fs.h"
+#include "tier/disk.h"
+#include "tier/kill_map.h"
+#include "tier/node_file.h"
+#include "tier/recovery.h"
+#include "tier/remove_log.h"
+#include "tier/segment.h"
+
+enum {
+    WRITE_SLOTS = 32,
+    WRITE_SLOT_HEADER_BYTES = 16 * 1024,
+    WRITE_SLOT_IOVS = 256,
+    WRITE_PIECE_BYTES = 8 << 20,
+    WRITE_IN_FLIGHT_BYTES = 32 << 20,
+    WRITE_ATTEMPTS = 2,
+    VERSION_STEP = 1 << 20, /* how far ahead the ceiling is kept; raised at half of it */
+    LOG_ROTATE_BYTES = 4 << 20,
+    COMPACT_GROUP_BYTES = 16 << 20, /* of closed logs that are merged at a time */
+    PENDING_FILTER = 4096,
+    FOUND_A_TURN = 64,
+    RECOVERERS = 2,
+    SEGMENT_MIN_BYTES = 256 << 10,
+};
+
+/* A record on its way to the disk. */
+struct write_slot {
+    struct list link; /* disk->free_slots */
+    struct disk *disk;
+    struct disk_write *write;
+    struct append append;
+    struct file_op op;
+    struct iovec iov[WRITE_SLOT_IOVS];
+    uint8_t *header;     /* aligned; the slot's own, or `own_header` */
+    uint8_t *own_header; /* for a header that is longer; or NULL */
+    uint64_t header_bytes;
+    uint64_t done_bytes;
+};
+
+/* A closed log. */
+struct closed_log {
+    uint64_t sequence;
+    uint64_t bytes;
+    struct log_summary summary;
+    bool fresh; /* was not compacted yet */
+};
+
+struct closed_logs {
+    struct closed_log *at; /* ascending */
+    size_t count, room;
+};
+
+/* One of the segments that are being read at start. */
+struct recover_run {
+    struct disk *disk;
+    struct recovery recovery;
+    struct segment *segment;
+    struct index_cursor found; /* what is to be announced */
+    bool busy;                 /* a job is under way, or something is to be announced */
+    bool announcing;
+};
+
+struct found_file {
+    uint64_t sequence;
+    uint64_t bytes;
+};
+
+struct disk {
+    struct loop *loop;
+    const struct log *log;
+    char *dir, *cluster, *node;
+    char *folder;
+    uint64_t node_hash;
+    uint64_t limit_bytes;
+    uint64_t segment_bytes;
+    uint64_t read_split_bytes;
+    struct disk_events events;
+    void *arg;
+
+    enum disk_state state;
+    char off_reason[160];
+    struct task pump;
+    struct disk_figures figures;
+    uint32_t jobs; /* under way */
+    uint64_t device;
+    struct file lock;
+
+    bool closing, abandon, closed;
+    disk_closed_fn closed_fn;
+    void *closed_arg;
+    struct job close_job;
+
+    /* versions */
+    uint64_t version;
+    uint64_t ceiling; /* durable */
+    uint64_t generation;
+    bool jumped, raising;
+    int raise_err; /* of a try that failed; kills that wait are to get it */
+
+    /* segments */
+    struct list segments; /* by sequence */
+    struct list stuck;    /* left alone: unreadable, newer, not unlinked */
+    struct segment *open;
+    struct segment *creating;
+    uint64_t used_bytes;
+    uint64_t next_sequence;
+    uint32_t sealing;   /* segments ENDING or SEALING */
+    uint32_t unlinking; /* DEAD or UNLINKING */
+    uint32_t segment_kills;
+    uint32_t reads;
+
+    /* writes */
+    struct list queue;
+    struct list free_slots;
+    struct write_slot *slots;
+    uint8_t *slot_headers;
+    uint32_t slots_used;
+    uint64_t in_flight_bytes;
+    bool waiting_for_room;
+    uint64_t drain_since_us, drain_bytes, drain_rate;
+
+    /* syncs that are ready to be called back */
+    struct list ripe;
+    struct list late_syncs; /* of records found by walking a segment that has not got its end yet */
+
+    /* kills */
+    struct list kills;         /* queued, in order */
+    struct list kills_running; /* in the frame that is being written */
+    uint32_t kills_pending_keys[PENDING_FILTER];
+    uint64_t kills_pending_ranges;
+    struct log_frame frame;
+    struct iovec frame_iov;
+    uint64_t frame_done_bytes;
+    struct file_op frame_op;
+    bool frame_running, frame_failed;
+    struct file log_file;
+    bool log_open;
+    uint64_t log_sequence;
+    uint8_t log_id[DISK_ID_BYTES];
+    uint64_t log_length;
+    uint64_t log_frames;
+    struct log_summary log_summary;
+    uint64_t next_log_sequence;
+    bool rotating; /* a new log is being made */
+    struct closed_logs closed_logs;
+    bool compact_due, compacting;
+
+    /* start */
+    struct kill_map *dead_log;  /* what the remove log said; until recovery has ended */
+    struct kill_map *dead_live; /* what was killed since */
+    struct found_file *found_files;
+    size_t found_count, found_next;
+    struct recover_run runs[RECOVERERS];
+    struct task announce;
+    uint64_t started_ms;
+};
+
+/* ---- disk.c ---- */
+void disk_post(struct disk *disk);
+/* A job of the disk's: closing waits for it. */
+void disk_job_start(struct disk *disk, struct job *job, job_fn work, job_fn done);
+void disk_job_ended(struct disk *disk);
+/* May this version be written? Otherwise raises the ceiling. */
+bool disk_version_allowed(struct disk *disk, uint64_t version);
+void disk_raise_maybe(struct disk *disk);
+
+/* ---- disk_write.c ---- */
+int disk_slots_init(struct disk *disk);
+void disk_slots_fini(struct disk *disk);
+void disk_writes_pump(struct disk *disk);
+void disk_writes_fail(struct disk *disk, int err);
+/* The oldest version among records that are queued or under way; UINT64_MAX when there is none. */
+uint64_t disk_writes_min_version(const struct disk *disk);
+
+/* ---- disk_kill.c ---- */
+void disk_kills_pump(struct disk *disk);
+void disk_kills_fail(struct disk *disk, int err);
+void disk_compact_pump(struct disk *disk);
+/* Remember a closed log. 0 or -ENOMEM. */
+int closed_logs_add(struct closed_logs *logs, const struct closed_log *closed);
+/* The log that was just made is the one that is appended to. */
+void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id[DISK_ID_BYTES], uint64_t sequence);
+
+/* ---- disk_open.c ---- */
+int disk_open_start(struct disk *disk);
+void disk_recovery_start(struct disk *disk);
+
+/* Stop announcing; what was opened is closed with the rest. */
+void disk_recovery_stop(struct disk *disk);
+void disk_announce(struct task *task);
+/* End the syncs that wait for this segment's end (NULL: for any's). */
+void disk_late_syncs_end(struct disk *disk, const struct segment *segment, int err);
+
+/* Segments: insert by sequence; take out, say so to the owner, free. */
+void disk_segment_insert(struct disk *disk, struct segment *segment);
+void disk_segment_gone(struct disk *disk, struct segment *segment);
+
+#endif

@@ -1,0 +1,498 @@
+/* disk_write.c - the write queue: records to slots to the open segment; new segments; what to do when there is no room. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "tier/disk_inner.h"
+
+enum write_state { WRITE_QUEUED = 1, WRITE_RUNNING };
+
+/* ---- slots ---- */
+
+int disk_slots_init(struct disk *disk)
+{
+    disk->slots = calloc(WRITE_SLOTS, sizeof *disk->slots);
+    disk->slot_headers = aligned_alloc(BLOCK_BYTES, (size_t)WRITE_SLOTS * WRITE_SLOT_HEADER_BYTES);
+    if (!disk->slots || !disk->slot_headers) {
+        disk_slots_fini(disk);
+        return -ENOMEM;
+    }
+    for (size_t i = 0; i < WRITE_SLOTS; i++) {
+        disk->slots[i].disk = disk;
+        list_push_back(&disk->free_slots, &disk->slots[i].link);
+    }
+    return 0;
+}
+
+void disk_slots_fini(struct disk *disk)
+{
+    free(disk->slots);
+    free(disk->slot_headers);
+    disk->slots = NULL;
+    disk->slot_headers = NULL;
+}
+
+static uint8_t *slot_header(struct write_slot *slot, uint64_t bytes)
+{
+    struct disk *disk = slot->disk;
+    slot->own_header = NULL;
+    if (bytes <= WRITE_SLOT_HEADER_BYTES)
+        return disk->slot_headers + (size_t)(slot - disk->slots) * WRITE_SLOT_HEADER_BYTES;
+    slot->own_header = aligned_alloc(BLOCK_BYTES, bytes);
+    return slot->own_header;
+}
+
+static void slot_give_back(struct write_slot *slot)
+{
+    struct disk *disk = slot->disk;
+    free(slot->own_header);
+    slot->own_header = NULL;
+    slot->write = NULL;
+    list_push_back(&disk->free_slots, &slot->link);
+    disk->slots_used--;
+}
+
+/* ---- figures ---- */
+
+static void drain_note(struct disk *disk, uint64_t bytes)
+{
+    const uint64_t window_us = 100 * 1000;
+    uint64_t now_us = loop_now_us(disk->loop);
+    disk->drain_bytes += bytes;
+    uint64_t passed_us = now_us - disk->drain_since_us;
+    if (passed_us < window_us)
+        return;
+    uint64_t rate = disk->drain_bytes * 1000 / (passed_us / 1000 + 1);
+    disk->drain_rate = disk->drain_rate ? (disk->drain_rate * 3 + rate) / 4 : rate;
+    disk->drain_since_us = now_us;
+    disk->drain_bytes = 0;
+}
+
+/* Idle time says nothing of how fast the disk is. */
+static void drain_begin(struct disk *disk)
+{
+    if (disk->figures.queued_records > 0)
+        return;
+    disk->drain_since_us = loop_now_us(disk->loop);
+    disk->drain_bytes = 0;
+}
+
+uint64_t disk_queued_bytes(const struct disk *disk)
+{
+    return disk->figures.queued_bytes;
+}
+
+uint64_t disk_drain_rate(const struct disk *disk)
+{
+    return disk->drain_rate;
+}
+
+uint64_t disk_writes_min_version(const struct disk *disk)
+{
+    uint64_t least = UINT64_MAX;
+    for (struct list *at = disk->queue.next; at != &disk->queue; at = at->next)
+        least = min_u64(least, CONTAINER_OF(at, struct disk_write, link)->version);
+    for (size_t i = 0; disk->slots && i < WRITE_SLOTS; i++)
+        if (disk->slots[i].write)
+            least = min_u64(least, disk->slots[i].write->version);
+    return least;
+}
+
+/* ---- one record ---- */
+
+static void write_end(struct disk *disk, struct disk_write *write, int err)
+{
+    disk->figures.queued_bytes -= write->bytes;
+    disk->figures.queued_records--;
+    disk_write_fn fn = write->fn;
+    fn(write, err);
+}
+
+static void write_queue(struct disk *disk, struct disk_write *write, bool first)
+{
+    write->state = WRITE_QUEUED;
+    write->segment = NULL;
+    write->slot = NULL;
+    if (first)
+        list_push_front(&disk->queue, &write->link);
+    else
+        list_push_back(&disk->queue, &write->link);
+    disk_post(disk);
+}
+
+static void slot_done(struct write_slot *slot, int err)
+{
+    struct disk *disk = slot->disk;
+    struct disk_write *write = slot->write;
+    struct segment *segment = write->segment;
+    segment_appended(segment, &slot->append, err);
+    disk->in_flight_bytes -= write->bytes;
+    slot_give_back(slot);
+    if (!err) {
+        disk->figures.writes++;
+        disk->figures.written_bytes += write->bytes;
+        drain_note(disk, write->bytes);
+        write_end(disk, write, 0);
+        return;
+    }
+    log_warn(disk->log, "write_failed", "file=%s what=record attempt=%d error=\"%s\"", segment->below, write->attempts, error_text(err));
+    disk->figures.write_errors++;
+    if (write->attempts < WRITE_ATTEMPTS && !(disk->closing && disk->abandon)) {
+        disk->figures.write_retries++;
+        write_queue(disk, write, true);
+        return;
+    }
+    write_end(disk, write, err);
+}
+
+static void slot_write_piece(struct write_slot *slot);
+
+static void slot_piece_written(struct file_op *op)
+{
+    struct write_slot *slot = CONTAINER_OF(op, struct write_slot, op);
+    /* A short write goes on at the block where it stopped; one that gets nowhere has failed. */
+    int64_t moved = op->result > 0 ? op->result & -(int64_t)BLOCK_BYTES : op->result;
+    if (moved <= 0) {
+        slot_done(slot, moved < 0 ? (int)moved : -EIO);
+        return;
+    }
+    slot->done_bytes += (uint64_t)moved;
+    if (slot->done_bytes < slot->write->bytes)
+        slot_write_piece(slot);
+    else
+        slot_done(slot, 0);
+}
+
+/* The next piece of header and value, from where they lie. */
+static void slot_write_piece(struct write_slot *slot)
+{
+    struct disk_write *write = slot->write;
+    uint64_t done = slot->done_bytes;
+    uint64_t want = min_u64(write->bytes - done, WRITE_PIECE_BYTES);
+    unsigned count = 0;
+    if (done < slot->header_bytes) {
+        uint64_t len = min_u64(slot->header_bytes - done, want);
+        slot->iov[count++] = (struct iovec){slot->header + done, len};
+        want -= len;
+        done += len;
+    }
+    if (want > 0) {
+        unsigned more = blob_iov(write->blob, done - slot->header_bytes, want, slot->iov + count, WRITE_SLOT_IOVS - count);
+        count += more < WRITE_SLOT_IOVS - count ? more : WRITE_SLOT_IOVS - count;
+    }
+    slot->op.file = &write->segment->file;
+    slot->op.iov = slot->iov;
+    slot->op.iov_count = count;
+    slot->op.offset = slot->append.offset + slot->done_bytes;
+    file_write_start(slot->disk->loop, &slot->op, slot_piece_written);
+}
+
+static void slot_build_header(struct write_slot *slot, const struct record_shape *shape, uint64_t sequence)
+{
+    struct disk_write *write = slot->write;
+    struct record record = {
+        .sequence = sequence,
+        .version = write->version,
+        .node = slot->disk->node_hash,
+        .expires_ms = write->expires_ms,
+        .size = blob_size(write->blob),
+        .checksum = write->checksum,
+        .key = write->key,
+    };
+    memcpy(record.segment_id, write->segment->head.id, DISK_ID_BYTES);
+    record_build(slot->header, &record, shape->chunks > 1 ? blob_sums(write->blob) : NULL);
+    uint64_t copied = shape->shared ? 0 : record.size;
+    while (copied < record.size) {
+        size_t len;
+        const uint8_t *from = blob_at(write->blob, copied, &len);
+        len = min_u64(len, record.size - copied);
+        memcpy(slot->header + shape->header_bytes + copied, from, len);
+        copied += len;
+    }
+}
+
+/* Put the record into the open segment, where it fits. 0 or -ENOMEM. */
+static int write_begin(struct disk *disk, struct disk_write *write)
+{
+    struct segment *segment = disk->open;
+    struct record_shape shape = record_shape(write->key.len, blob_size(write->blob));
+    CHECK(shape.shared || blob_room(write->blob) >= blob_room_needed(write->blob));
+    struct write_slot *slot = CONTAINER_OF(list_first(&disk->free_slots), struct write_slot, link);
+    slot->header_bytes = (uint64_t)shape.header_blocks * BLOCK_BYTES;
+    slot->header = slot_header(slot, slot->header_bytes);
+    if (!slot->header)
+        return -ENOMEM;
+    struct index_entry entry = {
+        .key = write->key,
+        .version = write->version,
+        .size = blob_size(write->blob),
+        .checksum = write->checksum,
+        .expires_ms = write->expires_ms,
+        .blocks = shape.blocks,
+    };
+    uint64_t sequence = segment->appender->next_sequence;
+    int err = segment_append(segment, &slot->append, &entry);
+    if (err) {
+        free(slot->own_header);
+        slot->own_header = NULL;
+        return err;
+    }
+    list_remove(&slot->link);
+    disk->slots_used++;
+    disk->in_flight_bytes += write->bytes;
+    write->state = WRITE_RUNNING;
+    write->attempts++;
+    write->segment = segment;
+    write->slot = slot;
+    write->where = (struct disk_where){segment, entry.block, entry.blocks};
+    slot->write = write;
+    slot->done_bytes = 0;
+    slot_build_header(slot, &shape, sequence);
+    slot_write_piece(slot);
+    return 0;
+}
+
+/* ---- a new segment ---- */
+
+struct creation {
+    struct job job;
+    struct disk *disk; /* for `done` */
+    struct loop *loop;
+    struct segment *segment; /* `work` may read what never changes */
+    const char *folder, *node, *cluster;
+    uint64_t device;
+    uint64_t wall_ms;
+    struct layout_head head;
+    struct file file;
+    int err;
+};
+
+/* The mount may have gone and left a bare folder: a new file there would fill the wrong disk. */
+static int creation_check_place(const struct creation *creation)
+{
+    struct fs_dir_info info;
+    int err = fs_dir_info(creation->loop, creation->folder, &info);
+    if (err)
+        return err;
+    if (info.device != creation->device)
+        return -ENODEV;
+    struct node_state state;
+    return node_file_load(creation->loop, creation->folder, creation->node, creation->cluster, &state);
+}
+
+static int creation_write_head(struct creation *creation)
+{
+    uint8_t *block = aligned_alloc(BLOCK_BYTES, BLOCK_BYTES);
+    if (!block)
+        return -ENOMEM;
+    layout_head_build(block, &creation->head);
+    int err = fs_truncate(creation->loop, &creation->file, creation->head.full_bytes);
+    if (!err)
+        err = fs_write(creation->loop, &creation->file, block, BLOCK_BYTES, 0);
+    if (!err)
+        err = fs_sync(creation->loop, &creation->file);
+    if (!err)
+        err = fs_sync_dir(creation->loop, creation->folder);
+    free(block);
+    return err;
+}
+
+/* Made at its full size and opened again: another host that has seen the file keeps that size, whatever it caches. */
+static void creation_work(struct job *job)
+{
+    struct creation *creation = CONTAINER_OF(job, struct creation, job);
+    const char *path = creation->segment->path;
+    int err = creation_check_place(creation);
+    if (!err)
+        err = loop_random(creation->loop, creation->head.id, DISK_ID_BYTES);
+    if (!err)
+        err = fs_open(creation->loop, &creation->file, path, FS_CREATE);
+    creation->err = err;
+    if (err)
+        return;
+    err = creation_write_head(creation);
+    int close_err = fs_close(creation->loop, &creation->file);
+    if (!err)
+        err = close_err;
+    if (!err)
+        err = fs_open(creation->loop, &creation->file, path, FS_DIRECT);
+    if (err)
+        (void)fs_unlink(creation->loop, path);
+    creation->err = err;
+}
+
+static void creation_failed(struct disk *disk, struct segment *segment, int err)
+{
+    log_error(disk->log, "write_failed", "file=%s what=create error=\"%s\"", segment->below, error_text(err));
+    disk->figures.write_errors++;
+    disk->used_bytes -= segment->accounted;
+    segment_free(segment);
+    disk_writes_fail(disk, err);
+}
+
+static void creation_done(struct job *job)
+{
+    struct creation *creation = CONTAINER_OF(job, struct creation, job);
+    struct disk *disk = creation->disk;
+    struct segment *segment = creation->segment;
+    int err = creation->err;
+    disk->creating = NULL;
+    disk_job_ended(disk);
+    if (!err) {
+        memcpy(segment->head.id, creation->head.id, DISK_ID_BYTES);
+        segment->file = creation->file;
+        segment->state = SEGMENT_OPEN;
+        disk->open = segment;
+        disk_segment_insert(disk, segment);
+    }
+    free(creation);
+    disk_post(disk);
+    if (err)
+        creation_failed(disk, segment, err);
+}
+
+static int segment_create(struct disk *disk, uint64_t full_bytes)
+{
+    struct creation *creation = calloc(1, sizeof *creation);
+    struct segment *segment = segment_new(disk, disk->next_sequence, full_bytes);
+    if (!creation || !segment || segment_add_appender(segment)) {
+        segment_free(segment);
+        free(creation);
+        return -ENOMEM;
+    }
+    disk->next_sequence++;
+    segment->accounted = full_bytes;
+    disk->used_bytes += full_bytes;
+    disk->creating = segment;
+    creation->disk = disk;
+    creation->loop = disk->loop;
+    creation->segment = segment;
+    creation->folder = disk->folder;
+    creation->node = disk->node;
+    creation->cluster = disk->cluster;
+    creation->device = disk->device;
+    creation->head = segment->head;
+    creation->head.created_ms = loop_wall_ms(disk->loop);
+    creation->head.node = span_text(disk->node);
+    creation->head.cluster = span_text(disk->cluster);
+    creation->file.fd = -1;
+    disk_job_start(disk, &creation->job, creation_work, creation_done);
+    return 0;
+}
+
+/* ---- the queue ---- */
+
+static uint64_t full_bytes_for(const struct disk *disk, const struct disk_write *write)
+{
+    return max_u64(disk->segment_bytes, round_up(segment_bytes_for(write->key.len, write->bytes), BLOCK_BYTES));
+}
+
+static bool write_is_too_large(const struct disk *disk, const struct disk_write *write)
+{
+    return blob_size(write->blob) > RECORD_VALUE_MAX || full_bytes_for(disk, write) > disk->limit_bytes;
+}
+
+/* Room that will come by itself: what is ending gets shorter, what is dead goes. */
+static bool room_is_coming(const struct disk *disk)
+{
+    return disk->sealing > 0 || disk->unlinking > 0 || (disk->closing && disk->segment_kills > 0);
+}
+
+/* Nothing fits. Ask above for a segment to give up. */
+static void room_ask(struct disk *disk)
+{
+    if (room_is_coming(disk) || (disk->state == DISK_RECOVERING && !disk->closing) || (disk->waiting_for_room && disk->segment_kills > 0))
+        return;
+    disk->waiting_for_room = true;
+    if (disk->closing || !disk->events.full(disk->arg)) {
+        disk->waiting_for_room = false;
+        disk_writes_fail(disk, KVD_EFULL);
+    }
+}
+
+/* See to it that the open segment has room for this one. True: it has. False: wait, or the queue has changed. */
+static bool room_make(struct disk *disk, struct disk_write *write)
+{
+    if (disk->open && segment_fits(disk->open, write->key.len, write->bytes))
+        return !segment_stalled(disk->open);
+    if (disk->open)
+        segment_end(disk->open);
+    if (disk->creating)
+        return false;
+    uint64_t full_bytes = full_bytes_for(disk, write);
+    if (disk->used_bytes + full_bytes > disk->limit_bytes) {
+        room_ask(disk);
+        return false;
+    }
+    disk->waiting_for_room = false;
+    int err = segment_create(disk, full_bytes);
+    if (err)
+        disk_writes_fail(disk, err);
+    return false;
+}
+
+static bool slot_is_free(const struct disk *disk, const struct disk_write *write)
+{
+    if (list_empty(&disk->free_slots))
+        return false;
+    return disk->in_flight_bytes == 0 || disk->in_flight_bytes + write->bytes <= WRITE_IN_FLIGHT_BYTES;
+}
+
+void disk_writes_pump(struct disk *disk)
+{
+    while (!list_empty(&disk->queue)) {
+        struct disk_write *write = CONTAINER_OF(list_first(&disk->queue), struct disk_write, link);
+        int err = write_is_too_large(disk, write) ? KVD_ETOOLARGE : 0;
+        if (!err && (!slot_is_free(disk, write) || !disk_version_allowed(disk, write->version) || !room_make(disk, write)))
+            return;
+        list_remove(&write->link);
+        if (!err)
+            err = write_begin(disk, write);
+        if (err)
+            write_end(disk, write, err);
+    }
+}
+
+void disk_writes_fail(struct disk *disk, int err)
+{
+    struct list failed;
+    list_init(&failed);
+    list_move_all(&failed, &disk->queue);
+    struct list *at;
+    while ((at = list_pop_front(&failed)))
+        write_end(disk, CONTAINER_OF(at, struct disk_write, link), err);
+}
+
+int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn)
+{
+    if (disk->state == DISK_OFF)
+        return KVD_EOFF;
+    if (disk->closing)
+        return KVD_ECLOSING;
+    CHECK(write->key.len > 0 && write->key.len <= RECORD_KEY_MAX);
+    uint64_t size = blob_size(write->blob);
+    write->fn = fn;
+    write->attempts = 0;
+    write->bytes = size > RECORD_VALUE_MAX ? size : (uint64_t)record_shape(write->key.len, size).blocks * BLOCK_BYTES;
+    list_init(&write->link);
+    drain_begin(disk);
+    disk->figures.queued_bytes += write->bytes;
+    disk->figures.queued_records++;
+    write_queue(disk, write, false);
+    return 0;
+}
+
+bool disk_write_cancel(struct disk *disk, struct disk_write *write)
+{
+    /* After a first try some of it may be on disk. */
+    if (write->state != WRITE_QUEUED || write->attempts > 0 || list_empty(&write->link))
+        return false;
+    list_remove(&write->link);
+    disk->figures.queued_bytes -= write->bytes;
+    disk->figures.queued_records--;
+    disk_post(disk);
+    return true;
+}

@@ -1,0 +1,54 @@
+"""The long ones, for `make soak`: the whole conversation trace through both tiers (12 GiB of disk below TMPDIR)."""
+import shutil
+import tempfile
+import threading
+
+import pytest
+
+from harness import GIB, MIB, expected_hits, kvctl, read_trace, trace_file
+from test_replay import from_disk, hits, references, replay, wrong
+
+
+@pytest.fixture(scope="module")
+def trace():
+    path = trace_file()
+    if not path:
+        pytest.skip("the conversation trace is not beside this checkout")
+    if shutil.disk_usage(tempfile.gettempdir()).free < 21 * GIB:
+        pytest.skip(f"{tempfile.gettempdir()} has less than 21 GiB free")
+    return path
+
+
+@pytest.mark.limit(3000)
+def test_the_whole_conversation_trace(start, trace):
+    blocks = read_trace(trace)
+    expected = expected_hits(blocks)
+    assert expected == (105_710, 288_500)
+    objects = len({ident for ids in blocks for ident in ids})
+    kvd = start(memory="1g", disk="20g", segment_size="256m")
+    bound = GIB + 64 * MIB + 256 * objects + 32 * objects
+    largest, ended = [0], threading.Event()
+
+    def watch():
+        while not ended.wait(0.5):
+            try:
+                largest[0] = max(largest[0], kvd.rss_bytes())
+            except (OSError, AttributeError):
+                pass  # between two lives
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        first = replay(kvd, trace, "--speed", "max", timeout_s=2000)
+        assert (hits(first), references(first)) == expected and wrong(first) == 0
+        assert from_disk(first) > expected[0] / 2, "most of them from disk"
+        assert sum(kvd.wire().dropped().values()) == 0
+        assert kvctl("sync", port=kvd.port, timeout_s=600).returncode == 0
+        kvd.restart("kill")
+        second = replay(kvd, trace, "--speed", "max", timeout_s=2000)
+        assert hits(second) == references(second) == expected[1] and wrong(second) == 0
+    finally:
+        ended.set()
+        watcher.join()
+    assert largest[0] <= bound, f"{largest[0]} bytes of memory, {bound} allowed"
+    print(first, second, largest[0])

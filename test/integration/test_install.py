@@ -1,0 +1,93 @@
+"""make install: what lands where, and that a program of somebody else's builds against it, shared and static."""
+import os
+import re
+import subprocess
+
+import pytest
+
+from harness import BUILD, ROOT
+
+pytestmark = pytest.mark.skipif(BUILD != ROOT / "build", reason="installs the release build")
+
+PROGRAM = r"""
+#include <kvd.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Names that the library uses inside, and must not show. */
+int log_write(void);
+int log_write(void) { return 1; }
+int frame_encode(void);
+int frame_encode(void) { return 2; }
+
+int main(int argc, char **argv)
+{
+    struct kvd_options options = {.address = argc > 1 ? argv[1] : NULL};
+    struct kvd_key key = {"key", 3};
+    struct kvd *kvd;
+    char message[200], value[100];
+    size_t len = 0;
+    if (kvd_connect(&kvd, &options, message, sizeof message) != KVD_OK) {
+        printf("connect: %s\n", message);
+        return 1;
+    }
+    int put = kvd_put(kvd, key, "value", 5, 0, NULL);
+    int got = kvd_get(kvd, key, value, sizeof value, &len, NULL);
+    kvd_close(kvd);
+    printf("%d %d %zu %.*s %d\n", put, got, len, (int)len, value, log_write() + frame_encode());
+    return 0;
+}
+"""
+
+
+@pytest.fixture
+def root(folder):
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(["make", "install", f"DESTDIR={folder}/root", "PREFIX=/usr"], cwd=ROOT, env=env, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "root" / "usr"
+
+
+def test_what_lands_where(root):
+    for name in ("bin/kvd", "bin/kvctl", "lib/libkvd.a", "lib/libkvd.so", "lib/libkvd.so.1", "include/kvd.h", "lib/pkgconfig/kvd.pc",
+                 "share/doc/kvd/LICENSE"):
+        assert (root / name).is_file(), name
+    assert (root / "lib/libkvd.so.1").resolve() == (root / "lib/libkvd.so").resolve()
+    version = subprocess.run([root / "bin/kvd", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    assert f"Version: {version}\n" in (root / "lib/pkgconfig/kvd.pc").read_text()
+    assert str(root) not in (root / "lib/pkgconfig/kvd.pc").read_text(), "DESTDIR is not where it will be"
+
+
+def test_the_library_shows_its_own_names_alone(root):
+    for arguments in (["-D", root / "lib/libkvd.so"], [root / "lib/libkvd.a"]):
+        shown = subprocess.run(["nm", "--defined-only", "--extern-only", *map(str, arguments)], capture_output=True, text=True, check=True).stdout
+        names = re.findall(r"^[0-9a-f]{16} [A-Z] (\S+)$", shown, re.M)
+        assert "kvd_connect" in names and all(name.startswith("kvd_") for name in names), names
+    dynamic = subprocess.run(["readelf", "-d", str(root / "lib/libkvd.so")], capture_output=True, text=True, check=True).stdout
+    assert "[libkvd.so.1]" in dynamic
+
+
+@pytest.mark.parametrize("linking", ["shared", "static"])
+def test_a_program_of_somebody_elses(root, kvd, folder, linking):
+    (folder / "program.c").write_text(PROGRAM)
+    env = {**os.environ, "PKG_CONFIG_PATH": str(root / "lib/pkgconfig"), "PKG_CONFIG_SYSROOT_DIR": str(folder / "root")}
+    asked = ["pkg-config", "--cflags", "--libs", *(["--static"] if linking == "static" else []), "kvd"]
+    flags = subprocess.run(asked, env=env, capture_output=True, text=True, check=True).stdout.split()
+    # pkg-config leaves out what the compiler looks at anyway, which is not where this is.
+    flags = [f"-I{root}/include", f"-L{root}/lib", *flags]
+    if linking == "static":
+        flags = [str(root / "lib/libkvd.a") if flag == "-lkvd" else flag for flag in flags]
+    subprocess.run(["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", str(folder / "program"), str(folder / "program.c"), *flags], check=True)
+    done = subprocess.run([str(folder / "program"), f"127.0.0.1:{kvd.port}"], capture_output=True, text=True, check=False,
+                          env={**os.environ, "LD_LIBRARY_PATH": str(root / "lib")})
+    assert done.stdout == "0 0 5 value 3\n", done
+
+
+def test_the_header_is_fit_for_cplusplus(root, folder):
+    (folder / "program.c").write_text("#include <kvd.h>\nint main(void) { return kvd_strerror(0) == 0; }\n")
+    done = subprocess.run(["gcc", "-x", "c++", "-fsyntax-only", f"-I{root}/include", str(folder / "program.c")], capture_output=True, text=True,
+                          check=False)
+    if "cc1plus" in done.stderr:
+        pytest.skip("no C++ compiler here")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,439 @@
+/* Reads, writes and syncs: each test runs with the ring and with threads. */
+#include <criterion/criterion.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "loop/file.h"
+#include "loop/fs.h"
+
+struct lab {
+    struct loop *loop;
+    char dir[256];
+    char path[300];
+    struct file file;
+    char logged[512];
+};
+
+static void lab_sink(void *arg, const char *line, size_t len)
+{
+    struct lab *lab = arg;
+    if (len < sizeof lab->logged)
+        memcpy(lab->logged, line, len);
+}
+
+struct lab_log {
+    struct lab lab;
+    struct log log;
+};
+
+static struct lab *lab_open(struct loop_options options, unsigned flags)
+{
+    struct lab_log *both = calloc(1, sizeof *both);
+    struct lab *lab = &both->lab;
+    both->log = (struct log){.level = LOG_INFO, .sink = lab_sink, .arg = lab};
+    const char *tmp = getenv("TMPDIR");
+    snprintf(lab->dir, sizeof lab->dir, "%s/kvd-test-XXXXXX", tmp ? tmp : "/tmp");
+    cr_assert(mkdtemp(lab->dir));
+    snprintf(lab->path, sizeof lab->path, "%s/file", lab->dir);
+    cr_assert_eq(loop_new(&lab->loop, &options, &both->log), 0);
+    int err = fs_open(lab->loop, &lab->file, lab->path, FS_CREATE | flags);
+    /* Held open, and gone from the folder whatever becomes of the test. */
+    unlink(lab->path);
+    rmdir(lab->dir);
+    cr_assert_eq(err, 0);
+    return lab;
+}
+
+static void lab_close(struct lab *lab)
+{
+    struct file_counts counts;
+    loop_file_counts(lab->loop, &counts);
+    cr_assert_eq(counts.in_flight, 0);
+    cr_assert_eq(counts.waiting, 0);
+    cr_assert_eq(fs_close(lab->loop, &lab->file), 0);
+    cr_assert_eq(lab->file.fd, -1);
+    rmdir(lab->dir); /* on FUSE not before */
+    loop_free(lab->loop);
+    free(CONTAINER_OF(lab, struct lab_log, lab));
+}
+
+static void stop_loop(struct file_op *op)
+{
+    loop_stop(op->loop);
+}
+
+typedef void (*start_fn)(struct loop *loop, struct file_op *op, file_op_fn fn);
+
+static int64_t run_op(struct lab *lab, start_fn start, const struct iovec *iov, unsigned count, uint64_t offset)
+{
+    struct file_op op = {.file = &lab->file, .iov = iov, .iov_count = count, .offset = offset, .result = 77};
+    start(lab->loop, &op, stop_loop);
+    loop_run(lab->loop);
+    return op.result;
+}
+
+static void fill(unsigned char *bytes, size_t len, unsigned seed)
+{
+    for (size_t i = 0; i < len; i++) {
+        seed = seed * 1103515245u + 12345u;
+        bytes[i] = (unsigned char)(seed >> 16);
+    }
+}
+
+#define BOTH(name)                             \
+    static void body_##name(bool forbid_ring); \
+    Test(ring, name, .timeout = 30)            \
+    {                                          \
+        body_##name(false);                    \
+    }                                          \
+    Test(threads, name, .timeout = 30)         \
+    {                                          \
+        body_##name(true);                     \
+    }                                          \
+    static void body_##name(bool forbid_ring)
+
+BOTH(kind_is_said)
+{
+    struct lab *lab = lab_open((struct loop_options){.forbid_ring = forbid_ring}, 0);
+    cr_assert_str_eq(loop_io_kind(lab->loop), forbid_ring ? "threads" : "io_uring");
+    cr_assert_str_eq(lab->logged, "");
+    lab_close(lab);
+}
+
+BOTH(write_sync_and_read_back_in_odd_pieces)
+{
+    enum { LEN = 1 << 20 };
+    struct lab *lab = lab_open((struct loop_options){.forbid_ring = forbid_ring}, 0);
+    unsigned char *out = malloc(LEN);
+    unsigned char *in = calloc(1, LEN);
+    fill(out, LEN, 1);
+    struct iovec put[3] = {{out, 1}, {out + 1, 70000}, {out + 70001, LEN - 70001}};
+    struct iovec get[2] = {{in, 333333}, {in + 333333, LEN - 333333}};
+    cr_assert_eq(run_op(lab, file_write_start, put, 3, 4097), LEN);
+    cr_assert_eq(run_op(lab, file_sync_start, NULL, 0, 0), 0);
+    cr_assert_eq(run_op(lab, file_read_start, get, 2, 4097), LEN);
+    cr_assert_eq(memcmp(in, out, LEN), 0);
+    struct file_counts counts;
+    loop_file_counts(lab->loop, &counts);
+    cr_assert_eq(counts.reads, 1);
+    cr_assert_eq(counts.writes, 1);
+    cr_assert_eq(counts.syncs, 1);
+    cr_assert_eq(counts.other, 1); /* fs_open */
+    cr_assert_eq(counts.read_bytes, LEN);
+    cr_assert_eq(counts.written_bytes, LEN);
+    free(out);
+    free(in);
+    lab_close(lab);
+}
+
+BOTH(end_of_file_and_errors)
+{
+    struct lab *lab = lab_open((struct loop_options){.forbid_ring = forbid_ring}, 0);
+    unsigned char bytes[100];
+    struct iovec iov = {bytes, sizeof bytes};
+    fill(bytes, sizeof bytes, 3);
+    cr_assert_eq(run_op(lab, file_write_start, &iov, 1, 0), 100);
+    cr_assert_eq(run_op(lab, file_read_start, &iov, 1, 60), 40, "a short read is handed on");
+    cr_assert_eq(run_op(lab, file_read_start, &iov, 1, 100), 0);
+    cr_assert_eq(run_op(lab, file_read_start, &iov, 1, 1 << 20), 0);
+    cr_assert_eq(run_op(lab, file_read_start, &iov, 0, 0), 0);
+    int fd = lab->file.fd;
+    lab->file.fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    cr_assert_eq(run_op(lab, file_write_start, &iov, 1, 0), -EBADF);
+    close(lab->file.fd);
+    lab->file.fd = fd;
+    iov.iov_base = (void *)8; /* the kernel's answer, not a signal */
+    iov.iov_len = 0;
+    cr_assert_eq(run_op(lab, file_read_start, &iov, 1, 0), 0);
+    struct file_counts counts;
+    loop_file_counts(lab->loop, &counts);
+    cr_assert_eq(counts.read_bytes, 40);
+    cr_assert_eq(counts.written_bytes, 100);
+    lab_close(lab);
+}
+
+/* ---- many at once ---- */
+
+enum { PIECES = 200, PIECE = 8192, DEPTH = 5 };
+
+struct piece {
+    struct file_op op;
+    struct iovec iov;
+    struct crowd *crowd;
+    unsigned char bytes[PIECE];
+    unsigned finished;
+};
+
+struct crowd {
+    struct lab *lab;
+    struct piece *pieces;
+    struct task watch;
+    unsigned finished;
+    uint64_t most_in_flight;
+    bool reading;
+    bool starting;
+};
+
+static void crowd_look(struct crowd *crowd)
+{
+    struct file_counts counts;
+    loop_file_counts(crowd->lab->loop, &counts);
+    cr_assert_leq(counts.in_flight, DEPTH);
+    cr_assert_leq(counts.in_flight + counts.waiting + crowd->finished, PIECES);
+    if (counts.in_flight > crowd->most_in_flight)
+        crowd->most_in_flight = counts.in_flight;
+}
+
+static void crowd_watch(struct task *task)
+{
+    struct crowd *crowd = CONTAINER_OF(task, struct crowd, watch);
+    crowd_look(crowd);
+    if (crowd->finished < PIECES)
+        task_post(task);
+}
+
+static void piece_done(struct file_op *op)
+{
+    struct piece *piece = CONTAINER_OF(op, struct piece, op);
+    struct crowd *crowd = piece->crowd;
+    cr_assert(!crowd->starting, "a callback ran inside the starting call");
+    cr_assert_eq(op->result, PIECE);
+    piece->finished++;
+    crowd->finished++;
+    crowd_look(crowd);
+    if (crowd->finished == PIECES)
+        loop_stop(op->loop);
+}
+
+static void crowd_run(struct crowd *crowd, start_fn start)
+{
+    crowd->finished = 0;
+    crowd->starting = true;
+    task_post(&crowd->watch);
+    for (unsigned i = 0; i < PIECES; i++) {
+        struct piece *piece = &crowd->pieces[i];
+        piece->crowd = crowd;
+        piece->finished = 0;
+        piece->iov = (struct iovec){piece->bytes, PIECE};
+        piece->op = (struct file_op){.file = &crowd->lab->file, .iov = &piece->iov, .iov_count = 1, .offset = (uint64_t)i * PIECE};
+        start(crowd->lab->loop, &piece->op, piece_done);
+    }
+    crowd->starting = false;
+    loop_run(crowd->lab->loop);
+    task_cancel(&crowd->watch);
+    for (unsigned i = 0; i < PIECES; i++)
+        cr_assert_eq(crowd->pieces[i].finished, 1);
+}
+
+static void crowd_case(struct loop_options options, bool punt, unsigned flags)
+{
+    struct crowd crowd = {.lab = lab_open(options, flags)};
+    crowd.lab->file.punt = punt;
+    cr_assert_eq(posix_memalign((void **)&crowd.pieces, 4096, PIECES * sizeof *crowd.pieces), 0);
+    task_init(&crowd.watch, crowd.lab->loop, crowd_watch);
+    for (unsigned i = 0; i < PIECES; i++)
+        fill(crowd.pieces[i].bytes, PIECE, i);
+    crowd_run(&crowd, file_write_start);
+    for (unsigned i = 0; i < PIECES; i++)
+        memset(crowd.pieces[i].bytes, 0, PIECE);
+    crowd_run(&crowd, file_read_start);
+    unsigned char wanted[PIECE];
+    for (unsigned i = 0; i < PIECES; i++) {
+        fill(wanted, PIECE, i);
+        cr_assert_eq(memcmp(crowd.pieces[i].bytes, wanted, PIECE), 0);
+    }
+    free(crowd.pieces);
+    lab_close(crowd.lab);
+}
+
+BOTH(more_operations_than_depth)
+{
+    crowd_case((struct loop_options){.forbid_ring = forbid_ring, .io_depth = DEPTH, .io_threads = 3}, false, 0);
+}
+
+BOTH(the_same_by_workers_as_on_fuse)
+{
+    crowd_case((struct loop_options){.forbid_ring = forbid_ring, .io_depth = DEPTH, .io_threads = 3}, true, 0);
+}
+
+/* ---- a chain: each starts the next from its callback, in the same memory ---- */
+
+struct chain {
+    struct file_op op;
+    struct file *file;
+    struct iovec iov;
+    unsigned char byte;
+    unsigned left;
+};
+
+static void chain_next(struct file_op *op)
+{
+    struct chain *chain = CONTAINER_OF(op, struct chain, op);
+    cr_assert_geq(op->result, 0);
+    if (chain->left-- == 0) {
+        loop_stop(op->loop);
+        return;
+    }
+    chain->op.offset++;
+    if (chain->left % 3 == 0)
+        file_sync_start(op->loop, op, chain_next);
+    else
+        file_write_start(op->loop, op, chain_next);
+}
+
+BOTH(operations_started_from_callbacks)
+{
+    struct lab *lab = lab_open((struct loop_options){.forbid_ring = forbid_ring}, 0);
+    struct chain chain = {.left = 30, .byte = 9};
+    chain.iov = (struct iovec){&chain.byte, 1};
+    chain.op = (struct file_op){.file = &lab->file, .iov = &chain.iov, .iov_count = 1};
+    file_write_start(lab->loop, &chain.op, chain_next);
+    loop_run(lab->loop);
+    cr_assert_gt(fs_size(lab->loop, &lab->file), 20);
+    lab_close(lab);
+}
+
+BOTH(direct_reads_and_writes)
+{
+    enum { LEN = 64 << 10 };
+    struct lab *lab = lab_open((struct loop_options){.forbid_ring = forbid_ring}, FS_DIRECT);
+    void *out = NULL;
+    void *in = NULL;
+    cr_assert_eq(posix_memalign(&out, 4096, LEN) | posix_memalign(&in, 4096, LEN), 0);
+    fill(out, LEN, 5);
+    struct iovec put = {out, LEN};
+    struct iovec get = {in, LEN};
+    cr_assert_eq(run_op(lab, file_write_start, &put, 1, 4096), LEN);
+    cr_assert_eq(run_op(lab, file_read_start, &get, 1, 4096), LEN);
+    cr_assert_eq(memcmp(in, out, LEN), 0);
+    free(out);
+    free(in);
+    lab_close(lab);
+}
+
+/* ---- a kernel that refuses ---- */
+
+static void forbid_io_uring(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
+    cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+Test(refused, threads_take_over_and_the_log_says_so, .timeout = 20)
+{
+    forbid_io_uring();
+    struct lab *lab = lab_open((struct loop_options){0}, 0);
+    cr_assert_str_eq(loop_io_kind(lab->loop), "threads");
+    cr_assert(strstr(lab->logged, "level=warn event=io_uring_refused err=\""), "%s", lab->logged);
+    unsigned char byte = 1;
+    struct iovec iov = {&byte, 1};
+    cr_assert_eq(run_op(lab, file_write_start, &iov, 1, 0), 1);
+    lab_close(lab);
+}
+
+/* ---- a kernel that asks for another try ---- */
+
+static int refusals;   /* of submissions still to come */
+static int injections; /* of results of operations still to come */
+static int injected;
+
+/* Turn what is about to be submitted into operations that do nothing and have this result. */
+static void inject(struct io_uring *uring)
+{
+    for (unsigned at = *uring->sq.khead; at != uring->sq.sqe_tail && injections > 0; at++, injections--) {
+        struct io_uring_sqe *sqe = &uring->sq.sqes[at & *uring->sq.kring_mask];
+        uint64_t user_data = sqe->user_data;
+        memset(sqe, 0, sizeof *sqe);
+        sqe->opcode = IORING_OP_NOP;
+        sqe->rw_flags = 1; /* IORING_NOP_INJECT_RESULT */
+        sqe->len = (unsigned)injected;
+        sqe->user_data = user_data;
+    }
+}
+
+/* In front of liburing's own. */
+int io_uring_submit(struct io_uring *uring)
+{
+    if (refusals > 0) {
+        refusals--;
+        return -EBUSY;
+    }
+    inject(uring);
+    int (*real)(struct io_uring *) = (int (*)(struct io_uring *))dlsym(RTLD_NEXT, "io_uring_submit");
+    return real(uring);
+}
+
+Test(ring, what_the_kernel_does_not_take_is_submitted_later, .timeout = 20)
+{
+    struct lab *lab = lab_open((struct loop_options){0}, 0);
+    unsigned char byte = 1;
+    struct iovec iov = {&byte, 1};
+    refusals = 3;
+    cr_assert_eq(run_op(lab, file_write_start, &iov, 1, 0), 1);
+    cr_assert_eq(refusals, 0, "not the library's function that was called");
+    cr_assert(strstr(lab->logged, "event=io_uring_submit_failed"));
+    lab_close(lab);
+}
+
+static int64_t run_injected(int result, int times)
+{
+    struct lab *lab = lab_open((struct loop_options){0}, 0);
+    unsigned char byte = 1;
+    struct iovec iov = {&byte, 1};
+    injected = result;
+    injections = times;
+    int64_t got = run_op(lab, file_write_start, &iov, 1, 0);
+    lab_close(lab);
+    return got;
+}
+
+Test(ring, again_is_tried_again, .timeout = 20)
+{
+    cr_assert_eq(run_injected(-EAGAIN, 5), 1);
+    cr_assert_eq(injections, 0);
+    cr_assert_eq(run_injected(-EINTR, 5), 1);
+    cr_assert_eq(injections, 0);
+}
+
+Test(ring, but_not_for_ever, .timeout = 20)
+{
+    cr_assert_eq(run_injected(-EAGAIN, 1000000), -EAGAIN);
+}
+
+Test(ring, other_errors_are_handed_on_at_once, .timeout = 20)
+{
+    cr_assert_eq(run_injected(-EIO, 1), -EIO);
+    cr_assert_eq(run_injected(-ENOSPC, 1), -ENOSPC);
+    cr_assert_eq(injections, 0);
+}
+
+Test(ring, many_loops_in_one_process, .timeout = 20)
+{
+    struct lab *labs[8];
+    unsigned char byte = 1;
+    struct iovec iov = {&byte, 1};
+    for (unsigned i = 0; i < 8; i++)
+        labs[i] = lab_open((struct loop_options){.io_depth = 1 + i}, 0);
+    for (unsigned i = 0; i < 8; i++)
+        cr_assert_eq(run_op(labs[i], file_write_start, &iov, 1, i), 1);
+    for (unsigned i = 0; i < 8; i++)
+        lab_close(labs[i]);
+}

@@ -1,0 +1,504 @@
+/* The bytes on docs/protocol.md, both ways: decoded, they are the messages below; the messages, encoded, are they. */
+#include <criterion/criterion.h>
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "proto/meta.h"
+#include "proto/msg.h"
+
+#define SPAN(text)                                \
+    {                                             \
+        (const uint8_t *)(text), sizeof(text) - 1 \
+    }
+#define HAS(bit) (1u << (bit))
+
+enum { VERSION = 1048577, MAX_MSG_BYTES = 512, MAX_EXAMPLE_BYTES = 4096 };
+
+static const char value[] = "kvd stores blocks";
+static const uint64_t value_sum = 0x16a3b539f96d8ab0;
+static const uint64_t range_sum = 0xe8f4a6a41013b251;
+static const uint8_t nonce[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                  16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
+/* HMAC-SHA256("secret", "kvd-auth-1" and the nonce) */
+static const uint8_t auth_mac[32] = {0x3b, 0xc7, 0x08, 0xfc, 0xf8, 0x47, 0x6d, 0x67, 0x23, 0xaa, 0xe4, 0x32, 0x4d, 0xd1, 0x39, 0x21,
+                                     0x22, 0x4a, 0x92, 0xf9, 0x43, 0xdb, 0x50, 0xb0, 0x25, 0x57, 0x53, 0x25, 0xb0, 0x59, 0x82, 0xae};
+
+static struct span block_1[] = {SPAN("block-1")};
+static struct span two_keys[] = {SPAN("block-1"), SPAN("block-2")};
+static struct span three_keys[] = {SPAN("block-1"), SPAN("block-2"), SPAN("\x00\xff")};
+static struct span features[] = {SPAN("lease"), SPAN("pin")};
+static struct span rights[] = {SPAN("read"), SPAN("write")};
+static struct span config_names[] = {SPAN("memory")};
+static uint64_t versions[] = {1};
+
+/* ---- what is inside RAW fields ---- */
+
+static const struct msg_limits limits = {
+    .has = 31, .key_bytes = 1024, .value_bytes = 268435456, .batch_keys = 4096, .meta_bytes = 4259840, .inflight_bytes = 536870912};
+static const struct msg_replica replicas[] = {
+    {.has = 7, .type = SPAN("memory"), .state = SPAN("complete"), .node = SPAN("node-a")},
+    {.has = 31,
+     .type = SPAN("disk"),
+     .state = SPAN("complete"),
+     .node = SPAN("node-a"),
+     .file = SPAN("default/node-a/0000000000000001.seg"),
+     .offset = 8192},
+};
+static const struct msg_object object = {.has = 15, .key = SPAN("block-1"), .size = 17, .memory = true};
+
+static void raw_limits(struct buffer *raw)
+{
+    msg_encode(&msg_limits_part, &limits, raw);
+}
+
+static void raw_replicas(struct buffer *raw)
+{
+    pack_array(raw, 2);
+    msg_encode(&msg_replica_part, &replicas[0], raw);
+    msg_encode(&msg_replica_part, &replicas[1], raw);
+}
+
+static void raw_objects(struct buffer *raw)
+{
+    pack_array(raw, 1);
+    msg_encode(&msg_object_part, &object, raw);
+}
+
+static void raw_values(struct buffer *raw)
+{
+    pack_map(raw, 1);
+    pack_text(raw, "memory");
+    pack_text(raw, "4g");
+}
+
+static void raw_info(struct buffer *raw)
+{
+    pack_map(raw, 1);
+    pack_text(raw, "server");
+    pack_map(raw, 2);
+    pack_text(raw, "version");
+    pack_text(raw, "kvd 0.1.0");
+    pack_text(raw, "uptime_ms");
+    pack_u64(raw, 61000);
+}
+
+/* ---- every example of the page ---- */
+
+struct example {
+    const char *name; /* as in its marker; begins with the op's name */
+    uint8_t op;
+    uint8_t code;
+    uint64_t id;
+    const void *msg;              /* of the op's schema, or of msg_failure from code 16 up */
+    void (*raw)(struct buffer *); /* packs the one RAW field; the whole meta where msg is NULL */
+    const char *body;
+};
+
+#define FAILURE(text) (&(const struct msg_failure_reply){.has = HAS(F_FAIL_MESSAGE), .message = SPAN(text)})
+#define KEYS(array)                               \
+    {                                             \
+        (array), sizeof(array) / sizeof(array)[0] \
+    }
+#define NO_FIELDS (&(const struct msg_plain){.has = 0})
+#define NO_REPLY_FIELDS (&(const struct msg_empty){.has = 0})
+#define REMOVED(n) (&(const struct msg_removed_reply){.has = HAS(F_REMOVER_REMOVED), .removed = (n)})
+#define GOT (HAS(F_GETR_SIZE) | HAS(F_GETR_VERSION) | HAS(F_GETR_TIER) | HAS(F_GETR_CHECKSUM))
+
+static const struct example examples[] = {
+    {"HELLO request", OP_HELLO, 0, 1,
+     &(const struct msg_hello){.has = HAS(F_HELLO_VERSIONS) | HAS(F_HELLO_CLIENT), .versions = {versions, 1}, .client = SPAN("example")},
+     NULL, ""},
+    {"HELLO reply", OP_HELLO, 0, 1,
+     &(const struct msg_hello_reply){.has = 127,
+                                     .version = 1,
+                                     .server = SPAN("kvd 0.1.0"),
+                                     .node = SPAN("node-a"),
+                                     .features = KEYS(features),
+                                     .nonce = {nonce, sizeof nonce},
+                                     .authenticated = true},
+     raw_limits, ""},
+    {"AUTH request", OP_AUTH, 0, 2,
+     &(const struct msg_auth){.has = HAS(F_AUTH_NAME) | HAS(F_AUTH_MAC), .name = SPAN("trainer"), .mac = {auth_mac, sizeof auth_mac}}, NULL,
+     ""},
+    {"AUTH reply UNSUPPORTED", OP_AUTH, CODE_UNSUPPORTED, 2, FAILURE("no tokens in this version"), NULL, ""},
+    {"AUTH reply", OP_AUTH, 0, 2, &(const struct msg_auth_reply){.has = HAS(F_AUTHR_RIGHTS), .rights = KEYS(rights)}, NULL, ""},
+    {"PING request", OP_PING, 0, 3, NO_FIELDS, NULL, "are you there?"},
+    {"PING reply", OP_PING, 0, 3, NO_REPLY_FIELDS, NULL, "are you there?"},
+    {"PUT request", OP_PUT, 0, 4,
+     &(const struct msg_put){.has = HAS(F_TIMEOUT) | HAS(F_PUT_KEY) | HAS(F_PUT_REPLACE) | HAS(F_PUT_ACK) | HAS(F_PUT_CHECKSUM),
+                             .timeout_ms = 5000,
+                             .key = SPAN("block-1"),
+                             .ack = SPAN("memory"),
+                             .checksum = 0x16a3b539f96d8ab0},
+     NULL, value},
+    {"PUT reply", OP_PUT, 0, 4, &(const struct msg_put_reply){.has = 1, .version = VERSION}, NULL, ""},
+    {"PUT reply PRESENT", OP_PUT, CODE_PRESENT, 4, &(const struct msg_put_reply){.has = 1, .version = VERSION}, NULL, ""},
+    {"PUT reply BUSY", OP_PUT, CODE_BUSY, 4,
+     &(const struct msg_failure_reply){
+         .has = HAS(F_FAIL_MESSAGE) | HAS(F_FAIL_RETRY), .message = SPAN("no room now"), .retry_after_ms = 20},
+     NULL, ""},
+    {"GET request", OP_GET, 0, 5, &(const struct msg_get){.has = HAS(F_GET_KEY), .key = SPAN("block-1")}, NULL, ""},
+    {"GET reply", OP_GET, 0, 5,
+     &(const struct msg_get_reply){.has = GOT, .size = 17, .version = VERSION, .tier = SPAN("memory"), .checksum = 0x16a3b539f96d8ab0},
+     NULL, value},
+    {"GET reply NOT_FOUND", OP_GET, CODE_NOT_FOUND, 5, &(const struct msg_get_reply){.has = 0}, NULL, ""},
+    {"GET request range", OP_GET, 0, 6,
+     &(const struct msg_get){.has = HAS(F_GET_KEY) | HAS(F_GET_OFFSET) | HAS(F_GET_LENGTH) | HAS(F_GET_BODY_CHECKSUM),
+                             .key = SPAN("block-1"),
+                             .offset = 4,
+                             .length = 6,
+                             .body_checksum = true},
+     NULL, ""},
+    {"GET reply range", OP_GET, 0, 6,
+     &(const struct msg_get_reply){.has = GOT | HAS(F_GETR_BODY_CHECKSUM),
+                                   .size = 17,
+                                   .version = VERSION,
+                                   .tier = SPAN("disk"),
+                                   .checksum = 0x16a3b539f96d8ab0,
+                                   .body_checksum = 0xe8f4a6a41013b251},
+     NULL, "stores"},
+    {"MGET request", OP_MGET, 0, 7, &(const struct msg_mget){.has = HAS(F_MGET_KEYS), .keys = KEYS(two_keys)}, NULL, ""},
+    {"MGET reply", OP_MGET, 0, 7,
+     &(const struct msg_get_reply){.has = GOT | HAS(F_GETR_INDEX),
+                                   .size = 17,
+                                   .version = VERSION,
+                                   .tier = SPAN("memory"),
+                                   .checksum = 0x16a3b539f96d8ab0,
+                                   .index = 0},
+     NULL, value},
+    {"MGET reply NOT_FOUND", OP_MGET, CODE_NOT_FOUND, 7, &(const struct msg_get_reply){.has = HAS(F_GETR_INDEX), .index = 1}, NULL, ""},
+    {"MGET reply last", OP_MGET, 0, 7, &(const struct msg_get_reply){.has = HAS(F_GETR_HITS), .hits = 1}, NULL, ""},
+    {"EXISTS request", OP_EXISTS, 0, 8, &(const struct msg_look){.has = HAS(F_LOOK_KEYS) | HAS(F_LOOK_LEASE), .keys = KEYS(three_keys)},
+     NULL, ""},
+    {"EXISTS reply", OP_EXISTS, 0, 8, &(const struct msg_exists_reply){.has = 7, .present = SPAN("\x03\x00\x02"), .count = 2, .lease = 77},
+     NULL, ""},
+    {"MATCH request", OP_MATCH, 0, 9,
+     &(const struct msg_look){
+         .has = HAS(F_LOOK_KEYS) | HAS(F_LOOK_LEASE) | HAS(F_LOOK_WARM), .keys = KEYS(two_keys), .lease_ms = 2000, .warm = true},
+     NULL, ""},
+    {"MATCH reply", OP_MATCH, 0, 9, &(const struct msg_match_reply){.has = 7, .count = 1, .memory = 1, .lease = 78}, NULL, ""},
+    {"RELEASE request", OP_RELEASE, 0, 10,
+     &(const struct msg_release){.has = HAS(F_RELEASE_LEASE) | HAS(F_RELEASE_KEYS), .lease = 77, .keys = KEYS(block_1)}, NULL, ""},
+    {"RELEASE reply", OP_RELEASE, 0, 10, NO_REPLY_FIELDS, NULL, ""},
+    {"REMOVE request", OP_REMOVE, 0, 11, &(const struct msg_remove){.has = HAS(F_REMOVE_KEYS), .keys = KEYS(two_keys)}, NULL, ""},
+    {"REMOVE reply", OP_REMOVE, 0, 11, REMOVED(1), NULL, ""},
+    {"REMOVE_PREFIX request", OP_REMOVE_PREFIX, 0, 12,
+     &(const struct msg_remove_prefix){.has = HAS(F_REMOVE_PREFIX), .prefix = SPAN("block-")}, NULL, ""},
+    {"REMOVE_PREFIX reply", OP_REMOVE_PREFIX, 0, 12, REMOVED(12000), NULL, ""},
+    {"REMOVE_ALL request", OP_REMOVE_ALL, 0, 13, NO_FIELDS, NULL, ""},
+    {"REMOVE_ALL reply", OP_REMOVE_ALL, 0, 13, REMOVED(0), NULL, ""},
+    {"PIN request", OP_PIN, 0, 14,
+     &(const struct msg_pin){.has = HAS(F_PIN_KEYS) | HAS(F_PIN_PINNED), .keys = KEYS(block_1), .pinned = true}, NULL, ""},
+    {"PIN reply", OP_PIN, 0, 14, &(const struct msg_pin_reply){.has = 1, .changed = 1}, NULL, ""},
+    {"STAT request", OP_STAT, 0, 15, &(const struct msg_stat){.has = HAS(F_STAT_KEY), .key = SPAN("block-1")}, NULL, ""},
+    {"STAT reply", OP_STAT, 0, 15,
+     &(const struct msg_stat_reply){.has = 511,
+                                    .size = 17,
+                                    .version = VERSION,
+                                    .checksum = 0x16a3b539f96d8ab0,
+                                    .age_ms = 61000,
+                                    .idle_ms = 250,
+                                    .hits = 3,
+                                    .leased = true},
+     raw_replicas, ""},
+    {"SCAN request", OP_SCAN, 0, 16,
+     &(const struct msg_scan){.has = HAS(F_SCAN_CURSOR) | HAS(F_SCAN_PREFIX) | HAS(F_SCAN_LIMIT), .prefix = SPAN("block-"), .limit = 100},
+     NULL, ""},
+    {"SCAN reply", OP_SCAN, 0, 16, &(const struct msg_scan_reply){.has = 3, .cursor = SPAN("\x00\x2a")}, raw_objects, ""},
+    {"INFO request", OP_INFO, 0, 17, &(const struct msg_info){.has = HAS(F_INFO_SECTION), .section = SPAN("server")}, NULL, ""},
+    {"INFO reply", OP_INFO, 0, 17, NULL, raw_info, ""},
+    {"CONFIG request", OP_CONFIG, 0, 18, &(const struct msg_config){.has = HAS(F_CONFIG_GET), .get = KEYS(config_names)}, NULL, ""},
+    {"CONFIG reply", OP_CONFIG, 0, 18, &(const struct msg_config_reply){.has = 1}, raw_values, ""},
+    {"ADMIN request", OP_ADMIN, 0, 19, &(const struct msg_admin){.has = HAS(F_ADMIN_ACTION), .action = SPAN("sync")}, NULL, ""},
+    {"ADMIN reply", OP_ADMIN, 0, 19, NO_REPLY_FIELDS, NULL, ""},
+    {"WATCH request", OP_WATCH, 0, 20, NO_FIELDS, NULL, ""},
+    {"WATCH reply UNSUPPORTED", OP_WATCH, CODE_UNSUPPORTED, 20, FAILURE("WATCH is not in this version"), NULL, ""},
+};
+
+enum { EXAMPLES = sizeof examples / sizeof examples[0] };
+
+/* ---- reading the page ---- */
+
+static char *page_read(void)
+{
+    const char *root = getenv("KVD_SOURCE_DIR");
+    char path[4096];
+    snprintf(path, sizeof path, "%s%sdocs/protocol.md", root ? root : "", root ? "/" : "");
+    FILE *file = fopen(path, "rb");
+    cr_assert_not_null(file, "%s: run the tests from the root of the repository, or set KVD_SOURCE_DIR", path);
+    size_t cap = 1 << 20;
+    char *text = malloc(cap);
+    size_t len = fread(text, 1, cap - 1, file);
+    cr_assert_lt(len, cap - 1, "the page is over 1 MiB");
+    text[len] = 0;
+    fclose(file);
+    return text;
+}
+
+static unsigned nibble(char c)
+{
+    return (unsigned)(c <= '9' ? c - '0' : tolower(c) - 'a' + 10);
+}
+
+/* The hex digits from `text` to the closing fence; '#' begins a comment that goes to the end of its line. */
+static size_t hex_read(const char *text, const char *name, uint8_t out[MAX_EXAMPLE_BYTES])
+{
+    size_t len = 0;
+    while (strncmp(text, "```", 3) != 0) {
+        cr_assert(*text, "%s: the hex block has no end", name);
+        if (*text == '#') {
+            text += strcspn(text, "\n");
+        } else if (isxdigit((unsigned char)text[0])) {
+            cr_assert(isxdigit((unsigned char)text[1]) && len < MAX_EXAMPLE_BYTES, "%s: half a byte, or too many", name);
+            out[len++] = (uint8_t)(nibble(text[0]) << 4 | nibble(text[1]));
+            text += 2;
+        } else {
+            cr_assert(isspace((unsigned char)*text), "%s: '%c' is no hex", name, *text);
+            text++;
+        }
+    }
+    return len;
+}
+
+#define MARK "<!-- hex: "
+
+/* The bytes of the example of that name; 0 when the page has none. */
+static size_t example_read(const char *page, const char *name, uint8_t out[MAX_EXAMPLE_BYTES])
+{
+    char mark[128];
+    snprintf(mark, sizeof mark, MARK "%s -->\n```hex\n", name);
+    const char *at = strstr(page, mark);
+    if (!at)
+        return 0;
+    cr_assert_null(strstr(at + 1, mark), "%s: twice on the page", name);
+    return hex_read(at + strlen(mark), name, out);
+}
+
+/* ---- both ways ---- */
+
+static bool is_reply(const struct example *example)
+{
+    return strstr(example->name, " reply") != NULL;
+}
+
+static const struct schema *schema_of(const struct example *example)
+{
+    if (example->code >= CODE_BAD_REQUEST)
+        return &msg_failure;
+    return is_reply(example) ? msg_reply(example->op) : msg_request(example->op);
+}
+
+/* The message with its RAW field, if it has one, pointing to `raw`. */
+static void message_fill(const struct example *example, struct buffer *raw, uint8_t out[MAX_MSG_BYTES])
+{
+    const struct schema *schema = schema_of(example);
+    cr_assert(schema->size <= MAX_MSG_BYTES);
+    memset(out, 0, MAX_MSG_BYTES);
+    if (example->msg)
+        memcpy(out, example->msg, schema->size);
+    for (uint32_t i = 0; i < schema->count && raw->len > 0; i++) {
+        if (schema->fields[i].type == FIELD_RAW) {
+            struct span span = span_of(raw->at, raw->len);
+            memcpy(out + schema->fields[i].at, &span, sizeof span);
+        }
+    }
+}
+
+static bool spans_equal(const struct spans *a, const struct spans *b)
+{
+    bool same = a->count == b->count;
+    for (uint32_t i = 0; same && i < a->count; i++)
+        same = span_equal(a->at[i], b->at[i]);
+    return same;
+}
+
+static bool field_equal(enum field_type type, const void *x, const void *y)
+{
+    const struct u64s *a = x;
+    const struct u64s *b = y;
+    switch (type) {
+    case FIELD_BOOL:
+        return *(const bool *)x == *(const bool *)y;
+    case FIELD_U64:
+        return *(const uint64_t *)x == *(const uint64_t *)y;
+    case FIELD_STR:
+    case FIELD_BIN:
+    case FIELD_RAW:
+        return span_equal(*(const struct span *)x, *(const struct span *)y);
+    case FIELD_KEYS:
+    case FIELD_STRS:
+        return spans_equal(x, y);
+    case FIELD_U64S:
+        return a->count == b->count && memcmp(a->at, b->at, a->count * sizeof *a->at) == 0;
+    }
+    return false;
+}
+
+static void check_decoded(const struct example *example, struct span meta, const uint8_t *wanted)
+{
+    const struct schema *schema = schema_of(example);
+    _Alignas(8) uint8_t got[MAX_MSG_BYTES];
+    struct arena arena;
+    arena_init(&arena);
+    const char *why = "";
+    cr_assert_eq(msg_decode(schema, meta, 4096, &arena, got, &why), 0, "%s: %s", example->name, why);
+    cr_assert_eq(memcmp(got, wanted, sizeof(uint32_t)), 0, "%s: other fields are there", example->name);
+    for (uint32_t i = 0; i < schema->count; i++) {
+        const struct field *field = &schema->fields[i];
+        cr_assert(field_equal(field->type, got + field->at, wanted + field->at), "%s: %s differs", example->name, field->name);
+    }
+    arena_fini(&arena);
+}
+
+static void check_encoded(const struct example *example, struct span meta, const uint8_t *wanted, const struct buffer *raw)
+{
+    struct buffer out;
+    buffer_init(&out);
+    if (example->msg)
+        cr_assert_eq(msg_encode(schema_of(example), wanted, &out), 0);
+    else
+        pack_raw(&out, span_of(raw->at, raw->len));
+    bool none = meta.len == 0 && out.len == 1 && out.at[0] == 0x80; /* meta_len 0 means an empty map */
+    cr_assert(none || span_equal(meta, span_of(out.at, out.len)), "%s: the message encodes to other bytes", example->name);
+    buffer_fini(&out);
+}
+
+static void check_prefix(const struct example *example, const uint8_t *bytes, size_t len, struct frame *frame)
+{
+    cr_assert_geq(len, (size_t)FRAME_PREFIX_BYTES, "%s: is not on the page", example->name);
+    cr_assert_eq(frame_decode(bytes, frame), 0, "%s: the prefix is broken", example->name);
+    cr_assert_eq(frame->op, example->op, "%s: op", example->name);
+    cr_assert_eq(frame->code, example->code, "%s: code", example->name);
+    cr_assert_eq(frame->id, example->id, "%s: id", example->name);
+    cr_assert_eq(FRAME_PREFIX_BYTES + frame->meta_len + frame->body_len, len, "%s: lengths", example->name);
+    uint8_t again[FRAME_PREFIX_BYTES];
+    frame_encode(again, frame);
+    cr_assert_arr_eq(again, bytes, sizeof again, "%s: prefix", example->name);
+}
+
+Test(protocol_page, every_example_both_ways)
+{
+    char *page = page_read();
+    for (size_t i = 0; i < EXAMPLES; i++) {
+        const struct example *example = &examples[i];
+        uint8_t bytes[MAX_EXAMPLE_BYTES];
+        size_t len = example_read(page, example->name, bytes);
+        struct frame frame;
+        check_prefix(example, bytes, len, &frame);
+        struct buffer raw;
+        buffer_init(&raw);
+        if (example->raw)
+            example->raw(&raw);
+        _Alignas(8) uint8_t wanted[MAX_MSG_BYTES];
+        message_fill(example, &raw, wanted);
+        struct span meta = span_of(bytes + FRAME_PREFIX_BYTES, frame.meta_len);
+        check_decoded(example, meta, wanted);
+        check_encoded(example, meta, wanted, &raw);
+        struct span body = span_of(bytes + FRAME_PREFIX_BYTES + frame.meta_len, (size_t)frame.body_len);
+        cr_assert(span_equal(body, span_text(example->body)), "%s: body", example->name);
+        buffer_fini(&raw);
+    }
+    free(page);
+}
+
+static bool has_example(const char *op, const char *kind)
+{
+    char start[64];
+    snprintf(start, sizeof start, "%s %s", op, kind);
+    for (size_t i = 0; i < EXAMPLES; i++)
+        if (strncmp(examples[i].name, start, strlen(start)) == 0)
+            return true;
+    return false;
+}
+
+/* All that are listed here are on the page, by the test above; so an op without an example fails here. */
+Test(protocol_page, every_op_has_a_request_and_a_reply)
+{
+    unsigned ops = 0;
+    for (unsigned op = 0; op < 256; op++) {
+        const char *name = op_name((uint8_t)op);
+        if (!name)
+            continue;
+        ops++;
+        cr_assert(has_example(name, "request"), "%s has no request", name);
+        cr_assert(has_example(name, "reply"), "%s has no reply", name);
+    }
+    cr_assert_eq(ops, 19);
+}
+
+Test(protocol_page, nothing_on_the_page_is_left_unchecked)
+{
+    char *page = page_read();
+    size_t marks = 0;
+    for (const char *at = page; (at = strstr(at, MARK)); at++)
+        marks++;
+    size_t fences = 0;
+    for (const char *at = page; (at = strstr(at, "```hex")); at++)
+        fences++;
+    cr_assert_eq(marks, EXAMPLES);
+    cr_assert_eq(fences, EXAMPLES);
+    free(page);
+}
+
+/* The parts inside RAW fields, decoded from the page. */
+Test(protocol_page, nested_maps)
+{
+    char *page = page_read();
+    uint8_t bytes[MAX_EXAMPLE_BYTES];
+    struct arena arena;
+    arena_init(&arena);
+    const char *why;
+    size_t len = example_read(page, "STAT reply", bytes);
+    struct msg_stat_reply stat;
+    cr_assert_eq(msg_decode(msg_reply(OP_STAT), span_of(bytes + FRAME_PREFIX_BYTES, len - FRAME_PREFIX_BYTES), 10, &arena, &stat, &why), 0);
+    struct meta_walk walk;
+    cr_assert_eq(meta_array(stat.replicas, &walk), 0);
+    cr_assert_eq(walk.left, 2);
+    for (size_t i = 0; i < 2; i++) {
+        struct span item;
+        struct msg_replica replica;
+        cr_assert_eq(meta_next_item(&walk, &item), 0);
+        cr_assert_eq(msg_decode(&msg_replica_part, item, 10, &arena, &replica, &why), 0);
+        cr_assert_eq(replica.has, replicas[i].has);
+        cr_assert(span_equal(replica.type, replicas[i].type));
+        cr_assert(span_equal(replica.file, replicas[i].file));
+        cr_assert_eq(replica.offset, replicas[i].offset);
+    }
+    arena_fini(&arena);
+    free(page);
+}
+
+Test(protocol_page, sums_are_those_of_the_bytes)
+{
+    cr_assert_eq(XXH3_64bits(value, sizeof value - 1), value_sum);
+    cr_assert_eq(XXH3_64bits(value + 4, 6), range_sum);
+}
+
+static size_t names_on_page(const char *page, const char *(*name_of)(uint8_t), const char *format)
+{
+    size_t found = 0;
+    for (unsigned i = 0; i < 256; i++) {
+        char row[128];
+        const char *name = name_of((uint8_t)i);
+        if (!name)
+            continue;
+        snprintf(row, sizeof row, format, i, name);
+        cr_assert_not_null(strstr(page, row), "the page has no row '%s'", row);
+        found++;
+    }
+    return found;
+}
+
+Test(protocol_page, lists_every_op_and_code)
+{
+    char *page = page_read();
+    cr_assert_eq(names_on_page(page, op_name, "| 0x%02x | [%s]"), 19);
+    cr_assert_eq(names_on_page(page, code_name, "| %u | %s |"), 14);
+    free(page);
+}

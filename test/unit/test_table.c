@@ -1,0 +1,508 @@
+#include <criterion/criterion.h>
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "meta/table.h"
+
+static uint64_t next_random(uint64_t *state)
+{
+    uint64_t n = *state += 0x9e3779b97f4a7c15u;
+    n = (n ^ n >> 30) * 0xbf58476d1ce4e5b9u;
+    n = (n ^ n >> 27) * 0x94d049bb133111ebu;
+    return n ^ n >> 31;
+}
+
+static struct table *table_make(void)
+{
+    uint8_t secret[TABLE_SECRET_BYTES];
+    uint64_t state = 5;
+    for (size_t i = 0; i < sizeof secret; i++)
+        secret[i] = (uint8_t)next_random(&state);
+    struct table *table;
+    cr_assert_eq(table_new(&table, secret), 0);
+    return table;
+}
+
+/* The table never looks into a blob: any address does. */
+static struct blob *some_blob(void)
+{
+    static char place;
+    return (struct blob *)(void *)&place;
+}
+
+static struct span number_key(char out[32], uint64_t number)
+{
+    snprintf(out, 32, "key-%llu", (unsigned long long)number);
+    return span_text(out);
+}
+
+static struct entry *find_number(const struct table *table, uint64_t number)
+{
+    char text[32];
+    struct span key = number_key(text, number);
+    return table_find(table, key, table_hash(table, key));
+}
+
+static struct entry *add_number(struct table *table, uint64_t number)
+{
+    char text[32];
+    struct span key = number_key(text, number);
+    return table_add(table, key, table_hash(table, key));
+}
+
+static uint64_t entry_number(const struct entry *entry)
+{
+    char text[32] = "";
+    memcpy(text, entry->key, entry->key_len);
+    return strtoull(text + 4, NULL, 10);
+}
+
+static void clear_and_drop(struct table *table, struct entry *entry)
+{
+    entry->blob = NULL;
+    table_set_place(table, entry, NULL, 0, 0);
+    table_drop(table, entry);
+}
+
+Test(table, an_entry_starts_with_nothing)
+{
+    struct table *table = table_make();
+    cr_assert_null(find_number(table, 1));
+    struct entry *entry = add_number(table, 1);
+    cr_assert_not_null(entry);
+    cr_assert_eq(find_number(table, 1), entry);
+    cr_assert(span_equal(entry_key(entry), span_text("key-1")));
+    cr_assert(!entry->blob && !entry->place && !entry->work && !entry->size && !entry->version && !entry->flags && !entry->hits);
+    cr_assert(list_empty(&entry->holds) && list_empty(&entry->in_place) && list_empty(&entry->by_use));
+    table_drop(table, entry);
+    cr_assert_null(find_number(table, 1));
+    table_free(table);
+}
+
+Test(table, keys_of_every_length)
+{
+    struct table *table = table_make();
+    uint8_t bytes[KEY_MAX_BYTES] = {0};
+    struct table_sums empty, sums;
+    table_sums(table, &empty);
+    for (size_t len = 1; len <= KEY_MAX_BYTES; len++) {
+        struct span key = span_of(bytes, len);
+        cr_assert_null(table_find(table, key, table_hash(table, key)));
+        cr_assert_not_null(table_add(table, key, table_hash(table, key)));
+    }
+    for (size_t len = 1; len <= KEY_MAX_BYTES; len++) {
+        struct span key = span_of(bytes, len);
+        struct entry *entry = table_find(table, key, table_hash(table, key));
+        cr_assert(entry && entry->key_len == len);
+        table_drop(table, entry);
+    }
+    table_sums(table, &sums);
+    cr_assert_eq(sums.objects, 0);
+    cr_assert_eq(sums.heap_bytes, empty.heap_bytes);
+    table_free(table);
+}
+
+Test(table, equal_hashes_are_told_apart)
+{
+    struct table *table = table_make();
+    struct entry *a = table_add(table, span_text("a"), 77);
+    struct entry *b = table_add(table, span_text("b"), 77);
+    struct entry *c = table_add(table, span_text("cc"), 77);
+    cr_assert_eq(table_find(table, span_text("a"), 77), a);
+    cr_assert_eq(table_find(table, span_text("b"), 77), b);
+    cr_assert_eq(table_find(table, span_text("cc"), 77), c);
+    cr_assert_null(table_find(table, span_text("d"), 77));
+    cr_assert_null(table_find(table, span_text("a"), 76));
+    table_drop(table, b);
+    cr_assert_eq(table_find(table, span_text("a"), 77), a);
+    cr_assert_eq(table_find(table, span_text("cc"), 77), c);
+    table_free(table);
+}
+
+Test(table, grows_and_finds_everything_all_along)
+{
+    enum { KEYS = 200000 };
+    struct table *table = table_make();
+    uint64_t state = 11;
+    struct table_sums sums;
+    for (uint64_t i = 0; i < KEYS; i++) {
+        cr_assert_not_null(add_number(table, i));
+        uint64_t old = next_random(&state) % (i + 1);
+        struct entry *entry = find_number(table, old);
+        cr_assert(entry && entry_number(entry) == old);
+        cr_assert_null(find_number(table, i + 1));
+    }
+    table_sums(table, &sums);
+    cr_assert_eq(sums.objects, KEYS);
+    cr_expect_leq(sums.heap_bytes, (uint64_t)KEYS * (160 + 10));
+    for (uint64_t i = 0; i < KEYS; i += 2)
+        table_drop(table, find_number(table, i));
+    for (uint64_t i = 0; i < KEYS; i++)
+        cr_assert_eq(find_number(table, i) != NULL, i % 2 == 1);
+    table_free(table);
+}
+
+/* ---- scanning ---- */
+
+enum { SCANNED = 30000 };
+
+struct scan {
+    struct table *table;
+    uint8_t seen[SCANNED];
+    uint64_t last_hash;
+    uint32_t calls;
+    uint32_t drop_every;
+    struct span prefix;
+};
+
+static void scan_note(void *arg, struct entry *entry)
+{
+    struct scan *scan = arg;
+    cr_assert_geq(entry->hash, scan->last_hash);
+    cr_assert(span_starts_with(entry_key(entry), scan->prefix));
+    scan->last_hash = entry->hash;
+    scan->calls++;
+    uint64_t number = entry_number(entry);
+    scan->seen[number] = 1;
+    if (scan->drop_every && number % scan->drop_every == 0)
+        table_drop(scan->table, entry);
+}
+
+/* Numbers that are 0 modulo 3 stay; others come and go between the calls. */
+Test(table, a_scan_sees_all_that_stays_while_the_table_grows)
+{
+    struct table *table = table_make();
+    struct scan *scan = calloc(1, sizeof *scan);
+    uint64_t state = 21, cursor = 0;
+    uint32_t rounds = 0;
+    scan->table = table;
+    for (uint64_t i = 0; i < SCANNED / 3; i++)
+        add_number(table, i * 3);
+    do {
+        uint32_t before = scan->calls;
+        uint32_t limit = (uint32_t)(next_random(&state) % 50 + 1), steps = (uint32_t)(next_random(&state) % 200 + 1);
+        cursor = table_scan(table, cursor, span_of(NULL, 0), limit, steps, scan_note, scan);
+        cr_assert_leq(scan->calls - before, min_u64(limit, steps));
+        cr_assert(cursor == 0 || cursor > scan->last_hash || scan->calls == 0);
+        for (int change = 0; change < 40; change++) {
+            uint64_t number = next_random(&state) % (SCANNED / 3) * 3 + 1 + next_random(&state) % 2;
+            struct entry *entry = find_number(table, number);
+            if (!entry)
+                add_number(table, number);
+            else if (next_random(&state) % 4 == 0)
+                table_drop(table, entry);
+        }
+        rounds++;
+    } while (cursor != 0);
+    cr_expect_gt(rounds, 100);
+    for (uint64_t i = 0; i < SCANNED / 3; i++)
+        cr_assert(scan->seen[i * 3], "%llu was not seen", (unsigned long long)i * 3);
+    free(scan);
+    table_free(table);
+}
+
+Test(table, a_scan_may_drop_what_it_is_given)
+{
+    struct table *table = table_make();
+    struct scan *scan = calloc(1, sizeof *scan);
+    scan->table = table;
+    scan->drop_every = 2;
+    for (uint64_t i = 0; i < SCANNED; i++)
+        add_number(table, i);
+    uint64_t cursor = 0;
+    do
+        cursor = table_scan(table, cursor, span_of(NULL, 0), 64, 64, scan_note, scan);
+    while (cursor != 0);
+    cr_assert_eq(scan->calls, SCANNED);
+    for (uint64_t i = 0; i < SCANNED; i++) {
+        cr_assert(scan->seen[i]);
+        cr_assert_eq(find_number(table, i) != NULL, i % 2 == 1);
+    }
+    free(scan);
+    table_free(table);
+}
+
+Test(table, a_scan_honours_prefix_limit_and_steps)
+{
+    struct table *table = table_make();
+    struct scan *scan = calloc(1, sizeof *scan);
+    scan->table = table;
+    scan->prefix = span_text("key-12");
+    for (uint64_t i = 0; i < SCANNED; i++)
+        add_number(table, i);
+    uint64_t cursor = 0;
+    uint32_t expected = 0, calls = 0;
+    do {
+        uint32_t before = scan->calls;
+        cursor = table_scan(table, cursor, scan->prefix, 7, 1000, scan_note, scan);
+        cr_assert_leq(scan->calls - before, 7);
+        cr_assert_leq(++calls, SCANNED);
+    } while (cursor != 0);
+    for (uint64_t i = 0; i < SCANNED; i++) {
+        char text[32];
+        bool matches = span_starts_with(number_key(text, i), scan->prefix);
+        expected += matches;
+        cr_assert_eq(scan->seen[i], matches);
+    }
+    cr_assert_eq(scan->calls, expected);
+    free(scan);
+    table_free(table);
+}
+
+/* With a step at a time the end is still reached, and nothing comes twice. */
+Test(table, the_smallest_scans_get_on)
+{
+    struct table *table = table_make();
+    struct scan *scan = calloc(1, sizeof *scan);
+    scan->table = table;
+    for (uint64_t i = 0; i < 5000; i++)
+        add_number(table, i);
+    uint64_t cursor = 0;
+    uint32_t calls = 0;
+    do {
+        cursor = table_scan(table, cursor, span_of(NULL, 0), 1, 1, scan_note, scan);
+        cr_assert_leq(++calls, 20000);
+    } while (cursor != 0);
+    cr_assert_eq(scan->calls, 5000);
+    free(scan);
+    table_free(table);
+}
+
+static void scan_count(void *arg, struct entry *entry)
+{
+    (void)entry;
+    ++*(uint32_t *)arg;
+}
+
+Test(table, equal_hashes_and_the_ends_of_the_hashes_are_scanned)
+{
+    static const uint64_t hashes[] = {0, 0, 77, 77, 77, 78, UINT64_MAX - 1, UINT64_MAX, UINT64_MAX};
+    struct table *table = table_make();
+    for (size_t i = 0; i < sizeof hashes / sizeof hashes[0]; i++) {
+        uint8_t key = (uint8_t)i;
+        table_add(table, span_of(&key, 1), hashes[i]);
+    }
+    static const uint32_t expected[] = {2, 3, 1, 1, 2};
+    uint64_t cursor = 0;
+    for (size_t i = 0; i < 5; i++) {
+        uint32_t count = 0;
+        cursor = table_scan(table, cursor, span_of(NULL, 0), 1, 100000, scan_count, &count);
+        cr_assert_eq(count, expected[i]);
+    }
+    cr_assert_eq(cursor, 0);
+    table_free(table);
+}
+
+/* ---- use and sums, against a model that counts by looking at everything ---- */
+
+enum { MODELLED = 200, PLACES = 4 };
+enum model_list { ON_NONE, ON_WRITING, ON_HELD, ON_FREE };
+
+struct model {
+    struct table *table;
+    struct place places[PLACES];
+    struct entry *entries[MODELLED];
+    uint64_t order[MODELLED]; /* when it last came to the end of its list */
+    enum model_list lists[MODELLED];
+    uint32_t hits[MODELLED];
+    struct list holds[MODELLED];
+    uint64_t clock;
+};
+
+static enum model_list model_list_of(const struct entry *entry)
+{
+    if (!entry->blob)
+        return ON_NONE;
+    if (entry->flags & ENTRY_WRITING)
+        return ON_WRITING;
+    return entry->flags & ENTRY_PINNED || !list_empty(&entry->holds) ? ON_HELD : ON_FREE;
+}
+
+static void model_after_settle(struct model *model, uint64_t i)
+{
+    enum model_list list = model_list_of(model->entries[i]);
+    if (list != model->lists[i])
+        model->order[i] = ++model->clock;
+    model->lists[i] = list;
+}
+
+static struct entry *model_victim(const struct model *model, enum model_list list, bool on_disk)
+{
+    uint64_t best = UINT64_MAX;
+    for (uint64_t i = 0; i < MODELLED; i++)
+        if (model->entries[i] && model->lists[i] == list && (!on_disk || model->entries[i]->place))
+            if (best == UINT64_MAX || model->order[i] < model->order[best])
+                best = i;
+    return best == UINT64_MAX ? NULL : model->entries[best];
+}
+
+static void model_check(const struct model *model)
+{
+    struct table_sums is, want = {0};
+    uint64_t held = 0, count[PLACES] = {0}, bytes[PLACES] = {0}, held_disk[PLACES] = {0}, on_lists = 0;
+    for (uint64_t i = 0; i < MODELLED; i++) {
+        const struct entry *entry = model->entries[i];
+        if (!entry)
+            continue;
+        bool leased = !list_empty(&entry->holds), is_held = leased || entry->flags & ENTRY_PINNED;
+        want.objects++;
+        want.in_memory += entry->blob != NULL;
+        want.memory_bytes += entry->blob ? entry->size : 0;
+        want.on_disk += entry->place != NULL;
+        want.disk_bytes += entry->place ? entry->size : 0;
+        want.pinned += (entry->flags & ENTRY_PINNED) != 0;
+        want.writing += (entry->flags & ENTRY_WRITING) != 0;
+        want.leased += leased;
+        held += is_held && entry->blob && !entry->place ? entry->size : 0;
+        for (size_t place = 0; place < PLACES; place++) {
+            bool here = entry->place == &model->places[place];
+            count[place] += here;
+            bytes[place] += here ? entry->size : 0;
+            held_disk[place] += here && is_held && !entry->blob;
+        }
+    }
+    table_sums(model->table, &is);
+    want.heap_bytes = is.heap_bytes;
+    cr_assert(memcmp(&is, &want, sizeof is) == 0);
+    cr_assert_eq(table_held_memory_only_bytes(model->table), held);
+    for (size_t place = 0; place < PLACES; place++) {
+        const struct place *at = &model->places[place];
+        cr_assert(at->count == count[place] && at->bytes == bytes[place] && at->held_disk_only == held_disk[place]);
+        for (const struct list *item = at->objects.next; item != &at->objects; item = item->next)
+            on_lists++;
+    }
+    cr_assert_eq(on_lists, want.on_disk);
+    struct entry *victim = model_victim(model, ON_FREE, false);
+    cr_assert_eq(table_victim(model->table, false), victim);
+}
+
+static void model_change(struct model *model, uint64_t *state, uint64_t i)
+{
+    struct entry *entry = model->entries[i];
+    uint64_t place = next_random(state) % (PLACES + 1);
+    switch (next_random(state) % 8) {
+    case 0:
+        entry->blob = entry->blob ? NULL : some_blob();
+        table_settle(model->table, entry);
+        break;
+    case 1:
+        entry->flags ^= ENTRY_PINNED;
+        table_settle(model->table, entry);
+        break;
+    case 2:
+        entry->flags ^= ENTRY_WRITING;
+        table_settle(model->table, entry);
+        break;
+    case 3:
+        if (list_empty(&entry->holds))
+            list_push_back(&entry->holds, &model->holds[i]);
+        else
+            list_remove(&model->holds[i]);
+        table_settle(model->table, entry);
+        break;
+    case 4:
+        table_set_place(model->table, entry, place < PLACES ? &model->places[place] : NULL, (uint32_t)place, 3);
+        break;
+    case 5:
+        table_settle(model->table, entry); /* nothing changed */
+        break;
+    default:
+        table_use(model->table, entry, i * 1000 + 999);
+        model->order[i] = ++model->clock;
+        cr_assert_eq(entry->hits, ++model->hits[i]);
+        cr_assert_eq(entry->used_tick, table_tick(i * 1000 + 999));
+        break;
+    }
+    model_after_settle(model, i);
+}
+
+static void model_drop(struct model *model, uint64_t i)
+{
+    list_remove(&model->holds[i]);
+    clear_and_drop(model->table, model->entries[i]); /* pinned or not, writing or not */
+    model->entries[i] = NULL;
+    model->lists[i] = ON_NONE;
+    model->hits[i] = 0;
+}
+
+static struct model *model_new(void)
+{
+    struct model *model = calloc(1, sizeof *model);
+    cr_assert_not_null(model);
+    model->table = table_make();
+    for (size_t i = 0; i < PLACES; i++)
+        place_init(&model->places[i]);
+    for (size_t i = 0; i < MODELLED; i++)
+        list_init(&model->holds[i]);
+    return model;
+}
+
+static void model_free(struct model *model)
+{
+    for (uint64_t i = 0; i < MODELLED; i++)
+        if (model->entries[i])
+            model_drop(model, i);
+    model_check(model);
+    table_free(model->table);
+    free(model);
+}
+
+Test(table, sums_and_victims_are_the_model_s)
+{
+    struct model *model = model_new();
+    uint64_t state = 31;
+    for (uint32_t step = 0; step < 30000; step++) {
+        uint64_t i = next_random(&state) % MODELLED;
+        if (!model->entries[i]) {
+            model->entries[i] = add_number(model->table, i);
+            model->entries[i]->size = next_random(&state) % 100000;
+        } else if (next_random(&state) % 50 == 0) {
+            model_drop(model, i);
+        } else {
+            model_change(model, &state, i);
+        }
+        if (step % 3 == 0)
+            model_check(model);
+    }
+    model_free(model);
+}
+
+Test(table, a_desperate_victim_is_held_and_on_disk)
+{
+    struct model *model = model_new();
+    struct table *table = model->table;
+    for (uint64_t i = 0; i < 100; i++) {
+        model->entries[i] = add_number(table, i);
+        model->entries[i]->blob = some_blob();
+        model->entries[i]->flags |= ENTRY_PINNED;
+        table_settle(table, model->entries[i]);
+    }
+    cr_assert_null(table_victim(table, false));
+    cr_assert_null(table_victim(table, true));
+    table_set_place(table, model->entries[64], &model->places[0], 0, 1);
+    cr_assert_null(table_victim(table, true)); /* 64 looks end one short of it */
+    table_set_place(table, model->entries[63], &model->places[0], 0, 1);
+    cr_assert_eq(table_victim(table, true), model->entries[63]);
+    table_set_place(table, model->entries[20], &model->places[0], 0, 1);
+    cr_assert_eq(table_victim(table, true), model->entries[20]);
+    model->entries[20]->flags |= ENTRY_WRITING;
+    table_settle(table, model->entries[20]);
+    cr_assert_eq(table_victim(table, true), model->entries[63]);
+    model->entries[99]->flags &= (uint8_t)~ENTRY_PINNED;
+    table_settle(table, model->entries[99]);
+    cr_assert_eq(table_victim(table, true), model->entries[99]);
+    for (uint64_t i = 0; i < 100; i++)
+        model->lists[i] = model_list_of(model->entries[i]);
+    model_free(model);
+}
+
+Test(table, dropping_what_has_a_replica_is_a_bug, .signal = SIGABRT)
+{
+    struct table *table = table_make();
+    struct entry *entry = add_number(table, 1);
+    entry->blob = some_blob();
+    table_settle(table, entry);
+    table_drop(table, entry);
+}
