@@ -234,7 +234,7 @@ static int get_run(struct kvd *kvd, struct kvd_key key, struct get *get, struct 
 int kvd_get(struct kvd *kvd, struct kvd_key key, void *buffer, size_t capacity, size_t *len, char *tier)
 {
     struct get get = {.at = buffer, .capacity = capacity};
-    struct msg_get_reply got;
+    struct msg_get_reply got = {0};
     int result = get_run(kvd, key, &get, &got);
     if (result == KVD_OK || result == KVD_ERR_BUFFER)
         *len = (size_t)got.size;
@@ -246,7 +246,7 @@ int kvd_get(struct kvd *kvd, struct kvd_key key, void *buffer, size_t capacity, 
 int kvd_get_range(struct kvd *kvd, struct kvd_key key, uint64_t offset, uint64_t length, void *buffer, size_t *len)
 {
     struct get get = {.at = buffer, .capacity = length, .range = true, .offset = offset};
-    struct msg_get_reply got;
+    struct msg_get_reply got = {0};
     int result = get_run(kvd, key, &get, &got);
     if (result == KVD_OK)
         *len = (size_t)get.body_len;
@@ -256,7 +256,7 @@ int kvd_get_range(struct kvd *kvd, struct kvd_key key, uint64_t offset, uint64_t
 int kvd_get_alloc(struct kvd *kvd, struct kvd_key key, void **value, size_t *len, char *tier)
 {
     struct get get = {.alloc = true};
-    struct msg_get_reply got;
+    struct msg_get_reply got = {0};
     int result = get_run(kvd, key, &get, &got);
     if (result != KVD_OK) {
         free(get.at);

@@ -365,8 +365,7 @@ static bool copy_keys(struct mget_request *mget, const struct spans *keys)
     uint8_t *at = mget->key_bytes;
     for (uint32_t i = 0; i < keys->count; i++) {
         mget->keys[i] = span_of(at, keys->at[i].len);
-        if (keys->at[i].len > 0)
-            memcpy(at, keys->at[i].at, keys->at[i].len);
+        bytes_copy(at, keys->at[i].at, keys->at[i].len);
         at += keys->at[i].len;
     }
     mget->count = keys->count;
@@ -495,8 +494,7 @@ static void remove_many(const struct call *call, enum kill_kind kind, struct spa
     struct remove_request *mine = (struct remove_request *)later(call, sizeof *mine + prefix.len, REQUEST_REMOVE, timeout_ms, has_timeout);
     if (!mine)
         return;
-    if (prefix.len > 0)
-        memcpy(mine->prefix, prefix.at, prefix.len);
+    bytes_copy(mine->prefix, prefix.at, prefix.len);
     request_barrier(&mine->request, 1);
     int outcome = store_remove_many_start(call->store, &mine->remove, kind, span_of(mine->prefix, prefix.len), removed);
     if (outcome != STORE_PENDING)

@@ -72,8 +72,8 @@ void server_stop(struct server *server);
 /* After the loop has stopped. */
 void server_fini(struct server *server);
 
-/* CONFIG set: `set` is a msgpack map {str: str, bool or unsigned}. All of it or nothing is applied. Returns 0; KVD_EUNSUPPORTED for a key that is not live; KVD_EUSAGE, KVD_EPROTO; all with
- * a line in `why`. */
+/* CONFIG set: `set` is a msgpack map {str: str, bool or unsigned}. All of it or nothing is applied. Returns 0; KVD_EUNSUPPORTED for a key
+ * that is not live; KVD_EUSAGE, KVD_EPROTO; all with a line in `why`. */
 int server_configure(struct server *server, struct span set, char *why, size_t why_len);
 
 /* Bytes of all connections so far, the living ones included. */

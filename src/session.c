@@ -52,9 +52,8 @@ static void send_frame(struct session *session, const struct frame *frame, struc
     }
     uint8_t *bytes = (uint8_t *)&reply->iov[1 + vectors];
     frame_encode(bytes, frame);
-    memcpy(bytes + FRAME_PREFIX_BYTES, meta.at, meta.len);
-    if (body.len > 0)
-        memcpy(bytes + FRAME_PREFIX_BYTES + meta.len, body.at, body.len);
+    bytes_copy(bytes + FRAME_PREFIX_BYTES, meta.at, meta.len);
+    bytes_copy(bytes + FRAME_PREFIX_BYTES + meta.len, body.at, body.len);
     reply->iov[0] = (struct iovec){bytes, head};
     if (vectors > 0)
         blob_iov(blob, offset, frame->body_len, &reply->iov[1], vectors);
@@ -307,7 +306,7 @@ static void prefix_done(struct session *session)
 static size_t feed_prefix(struct session *session, const uint8_t *at, size_t len)
 {
     size_t part = min_u64(len, FRAME_PREFIX_BYTES - session->have);
-    memcpy(session->prefix + session->have, at, part);
+    bytes_copy(session->prefix + session->have, at, part);
     session->have += (uint32_t)part;
     if (session->have == FRAME_PREFIX_BYTES)
         prefix_done(session);
@@ -330,7 +329,7 @@ static size_t feed_meta(struct session *session, const uint8_t *at, size_t len)
         return len;
     }
     size_t part = min_u64(len, meta_len - session->have);
-    memcpy(session->meta + session->have, at, part);
+    bytes_copy(session->meta + session->have, at, part);
     session->have += (uint32_t)part;
     if (session->have == meta_len)
         session->state = SESSION_READY;
@@ -341,14 +340,14 @@ static size_t feed_body(struct session *session, const uint8_t *at, size_t len)
 {
     size_t part = min_u64(len, session->body_left);
     if (session->state == SESSION_PING) {
-        memcpy(session->ping + session->frame.body_len - session->body_left, at, part);
+        bytes_copy(session->ping + session->frame.body_len - session->body_left, at, part);
     } else if (session->state == SESSION_VALUE) {
         void *base;
         size_t room;
         if (!put_room(session, &base, &room))
             return 0;
         part = min_u64(part, room);
-        memcpy(base, at, part);
+        bytes_copy(base, at, part);
         put_received(session, part);
         body_check(session);
         return part;
@@ -392,7 +391,7 @@ static void stash(struct session *session, const uint8_t *at, size_t len)
         session_close(session);
         return;
     }
-    memcpy(session->stash, at, len);
+    bytes_copy(session->stash, at, len);
     session->stash_at = 0;
     session->stash_len = (uint32_t)len;
 }
@@ -432,7 +431,7 @@ static void kicked(struct task *task)
     if (session->stash)
         feed_stash(session);
     else
-        (void)feed(session, NULL, 0);
+        (void)feed(session, session->server->scratch, 0);
     if (session->closed)
         return;
     conn_resume(session->conn);
@@ -500,7 +499,7 @@ static void received(void *owner, size_t len)
         session->have += (uint32_t)len;
         if (session->have == session->frame.meta_len)
             session->state = SESSION_READY;
-        (void)feed(session, NULL, 0);
+        (void)feed(session, session->server->scratch, 0);
     } else if (session->state != SESSION_DISCARD) {
         size_t used = feed(session, server->scratch, len);
         if (used < len && !session->closed)

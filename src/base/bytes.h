@@ -40,6 +40,13 @@ static inline bool span_starts_with(struct span s, struct span prefix)
     return s.len >= prefix.len && (prefix.len == 0 || memcmp(s.at, prefix.at, prefix.len) == 0);
 }
 
+/* memcpy() that takes no bytes from nowhere, as spans may have it. */
+static inline void bytes_copy(void *to, const void *from, size_t len)
+{
+    if (len > 0)
+        memcpy(to, from, len);
+}
+
 /* `unit` must be a power of two, and `n` at least `unit` below 2^64. */
 static inline uint64_t round_up(uint64_t n, uint64_t unit)
 {

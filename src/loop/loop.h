@@ -124,7 +124,8 @@ uint64_t loop_cpu_ms(void);
 /* Write `text` (a pid, a port) to `path` as a whole, by a temporary name and rename. Returns 0 or -errno. Blocking; at start only. */
 int loop_write_small_file(const char *path, const char *text);
 
-/* Read the whole file into text[0..len); returns its bytes, -EFBIG when there are more, or -errno. Only regular files (-EINVAL). Blocking; at start only. */
+/* Read the whole file into text[0..len); returns its bytes, -EFBIG when there are more, or -errno. Only regular files (-EINVAL). Blocking;
+ * at start only. */
 int64_t loop_read_small_file(const char *path, char *text, size_t len);
 
 /* ---- memory ---- */

@@ -35,8 +35,7 @@ static void log_removal(struct store_remove *remove, enum kill_kind kind, struct
     struct removal *removal = malloc(sizeof *removal + name.len);
     int err = -ENOMEM;
     if (removal) {
-        if (name.len > 0)
-            memcpy(removal->name, name.at, name.len);
+        bytes_copy(removal->name, name.at, name.len);
         removal->remove = remove;
         removal->kill = (struct disk_kill){.kind = kind, .name = span_of(removal->name, name.len), .version = version};
         err = disk_kill_start(remove->store->disk, &removal->kill, removal_done);

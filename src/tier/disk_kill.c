@@ -192,8 +192,7 @@ static void rotation_done(struct job *job)
 static void rotation_start(struct disk *disk)
 {
     struct rotation *rotation = calloc(1, sizeof *rotation);
-    struct closed_log closed = {
-        .sequence = disk->log_sequence, .bytes = disk->log_length, .summary = disk->log_summary, .fresh = true};
+    struct closed_log closed = {.sequence = disk->log_sequence, .bytes = disk->log_length, .summary = disk->log_summary, .fresh = true};
     if (!rotation || (disk->log_open && closed_logs_add(&disk->closed_logs, &closed))) {
         free(rotation);
         disk_kills_fail(disk, -ENOMEM);
@@ -216,7 +215,8 @@ static void frame_end(struct disk *disk, int err)
 {
     disk->frame_running = false;
     if (err) {
-        log_error(disk->log, "write_failed", "file=removes-%016" PRIx64 ".log what=frame error=\"%s\"", disk->log_sequence, error_text(err));
+        log_error(disk->log, "write_failed", "file=removes-%016" PRIx64 ".log what=frame error=\"%s\"", disk->log_sequence,
+                  error_text(err));
         disk->figures.write_errors++;
         disk->frame_failed = true;
     } else {

@@ -364,8 +364,9 @@ static void opening_done(struct job *job)
     } else {
         opening_take(disk, opening);
         disk->state = DISK_RECOVERING;
-        log_info(disk->log, "disk_opened", "dir=\"%s\" segments=%zu logs=%zu used_bytes=%" PRIu64 " limit_bytes=%" PRIu64 " segment_bytes=%" PRIu64,
-                 disk->folder, disk->found_count, disk->closed_logs.count, disk->used_bytes, disk->limit_bytes, disk->segment_bytes);
+        log_info(disk->log, "disk_opened",
+                 "dir=\"%s\" segments=%zu logs=%zu used_bytes=%" PRIu64 " limit_bytes=%" PRIu64 " segment_bytes=%" PRIu64, disk->folder,
+                 disk->found_count, disk->closed_logs.count, disk->used_bytes, disk->limit_bytes, disk->segment_bytes);
     }
     opening_free(opening);
     disk_post(disk);

@@ -209,7 +209,8 @@ static void pieces_plan(struct reading *reading)
 }
 
 /* How many pieces and vectors there can be at most. */
-static void plan_bound(const struct disk *disk, const struct disk_read *read, const struct record_shape *shape, size_t *pieces, size_t *iovs)
+static void plan_bound(const struct disk *disk, const struct disk_read *read, const struct record_shape *shape, size_t *pieces,
+                       size_t *iovs)
 {
     uint64_t bytes = shape->shared ? 0 : round_up(read->length, BLOCK_BYTES);
     size_t extents = bytes > 0 ? blob_iov(read->blob, 0, bytes, NULL, 0) : 0;

@@ -306,6 +306,7 @@ static int blob_extents_reserve(struct blob *blob)
         return 0;
     uint32_t capacity = blob->capacity == INLINE_EXTENTS ? 8 : 2 * blob->capacity;
     bool inside = blob->extents == blob->few;
+    CHECK(capacity > 0);
     struct extent *extents = realloc(inside ? NULL : blob->extents, capacity * sizeof *extents);
     if (!extents)
         return -ENOMEM;

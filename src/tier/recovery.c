@@ -14,8 +14,7 @@ enum {
     INDEX_MAX_BYTES = 256 << 20, /* a longer one is no index of ours */
 };
 
-void recovery_init(struct recovery *recovery, struct loop *loop, const char *path, const char *node, const char *cluster,
-                   uint64_t sequence)
+void recovery_init(struct recovery *recovery, struct loop *loop, const char *path, const char *node, const char *cluster, uint64_t sequence)
 {
     *recovery = (struct recovery){
         .loop = loop, .path = path, .node = node, .cluster = cluster, .sequence = sequence, .outcome = RECOVERY_MORE, .file.fd = -1};

@@ -42,23 +42,23 @@ struct recovery {
     enum recovery_outcome outcome;
     int err; /* UNREADABLE: why; DONE: why its end could not be written */
     struct file file;
-    bool opened;             /* `file` is open; head is valid */
-    struct layout_head head; /* without names */
-    uint64_t length;         /* of the file */
+    bool opened;               /* `file` is open; head is valid */
+    struct layout_head head;   /* without names */
+    uint64_t length;           /* of the file */
     struct index_cursor found; /* entries of this step; valid until the next */
-    bool lost;               /* there may be records in it that were not found and are not gone */
+    bool lost;                 /* there may be records in it that were not found and are not gone */
     uint64_t walked, torn, bad_indexes, records;
     /* its own */
     struct layout_slot *slots; /* good ones, by block */
     uint32_t slot_count, slot_next;
-    uint32_t next_ordinal; /* of a slot that was never written; head.slots when there is none */
+    uint32_t next_ordinal;       /* of a slot that was never written; head.slots when there is none */
     struct recovery_skip *skips; /* indexes that are damaged, by slots that are good */
     uint32_t skip_count;
     struct index_buffer index; /* that was read, not announced yet; count is not used */
     struct index_head index_head;
     bool index_held, final, read_failed;
-    uint32_t pos;             /* the next block */
-    int64_t expect;           /* sequence of the next record; -1: unknown */
+    uint32_t pos;   /* the next block */
+    int64_t expect; /* sequence of the next record; -1: unknown */
     bool walking;
     bool tail; /* what follows the last index is being walked, or was */
     uint32_t walk_from, walk_end, good_end;

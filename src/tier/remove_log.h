@@ -71,7 +71,7 @@ int remove_log_create(struct loop *loop, const char *folder, uint64_t sequence, 
 
 /* What an entry must still kill to be kept. */
 struct log_needs {
-    uint64_t min_version;        /* no file holds a version below it */
+    uint64_t min_version;                     /* no file holds a version below it */
     const uint8_t (*segments)[DISK_ID_BYTES]; /* the files that are there */
     size_t segment_count;
     bool keep_all_segments; /* a file is there whose id is not known */

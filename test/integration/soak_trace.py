@@ -1,4 +1,5 @@
 """The long ones, for `make soak`: the whole conversation trace through both tiers (12 GiB of disk below TMPDIR)."""
+import collections
 import shutil
 import tempfile
 import threading
@@ -17,6 +18,23 @@ def trace():
     if shutil.disk_usage(tempfile.gettempdir()).free < 21 * GIB:
         pytest.skip(f"{tempfile.gettempdir()} has less than 21 GiB free")
     return path
+
+
+def hits_beyond_memory(blocks_of_requests, capacity):
+    """How many hits an LRU of `capacity` blocks leaves to the tier below it; a batch is touched last to first."""
+    memory, stored, below = collections.OrderedDict(), set(), 0
+    for ids in blocks_of_requests:
+        for ident in ids:
+            if ident not in stored:
+                break
+            below += ident not in memory
+        for ident in reversed(ids):
+            memory[ident] = True
+            memory.move_to_end(ident)
+            if len(memory) > capacity:
+                memory.popitem(last=False)
+        stored.update(ids)
+    return below
 
 
 @pytest.mark.limit(3000)
@@ -41,7 +59,9 @@ def test_the_whole_conversation_trace(start, trace):
     try:
         first = replay(kvd, trace, "--speed", "max", timeout_s=2000)
         assert (hits(first), references(first)) == expected and wrong(first) == 0
-        assert from_disk(first) > expected[0] / 2, "most of them from disk"
+        # One GiB holds 16,384 blocks of the trace's 182,790, of which the watermarks keep 94 to 97 % in use.
+        fewest, most = hits_beyond_memory(blocks, 16_384), hits_beyond_memory(blocks, 15_000)
+        assert fewest <= from_disk(first) <= most, f"an LRU of this size leaves {fewest} to {most} hits to the disk"
         assert sum(kvd.wire().dropped().values()) == 0
         assert kvctl("sync", port=kvd.port, timeout_s=600).returncode == 0
         kvd.restart("kill")
