@@ -35,10 +35,15 @@ CC_clang := clang
 CC_asan := gcc
 CC_tsan := gcc
 CC_fuzz := clang
+CC_sim := gcc
+CC_simasan := gcc
 MODE_release := -O2 $(HARDENING)
 MODE_clang := -O2 $(HARDENING)
 MODE_asan := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
 MODE_tsan := -O1 -fno-omit-frame-pointer -fsanitize=thread
+# The simulator leaves stacks by longjmp and switches them: no fortifying.
+MODE_sim := -O2
+MODE_simasan := $(MODE_asan)
 MODE_fuzz := -O1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
 
 CC := $(CC_$(VARIANT))
@@ -135,6 +140,11 @@ $(OBJ)/tested.a: $(call objects,$(filter-out $(MAINS),$(ALL_SRC)) $(SUPPORT_SRC)
 	$(Q)rm -f $@
 	$(Q)ar rcs $@ $^
 
+# The fault tests stand between the disk tier and the file system.
+WRAPPED := fs_open fs_read fs_write fs_sync fs_truncate fs_size fs_unlink fs_rename fs_sync_dir fs_make_dirs fs_dir_info fs_list fs_lock \
+    file_read_start file_write_start file_sync_start
+LDFLAGS_test_disk_faults := $(WRAPPED:%=-Wl,--wrap=%)
+
 $(OUT)/test/%: $(OBJ)/test/unit/%.o $(OBJ)/tested.a
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
@@ -195,6 +205,51 @@ demo: deps ## start kvd, replay and verify a trace through both tiers, restart i
 	+@$(SUBMAKE) build
 	@scripts/demo
 
+# ---- the file system for tests (test/fuse/): plain in every variant, and needed wherever integration tests run ----
+
+PACKAGES += libfuse3-dev
+FAULTFS_SRC := $(sort $(wildcard test/fuse/*.c))
+
+.PHONY: faultfs
+test integration asan soak: faultfs
+faultfs: deps
+	+@$(SUBMAKE) build/faultfs
+
+build/faultfs: $(FAULTFS_SRC) $(wildcard test/fuse/*.h) src/base/list.h
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)gcc $(CPPFLAGS) -std=gnu11 -g $(MODE_release) $(WARNINGS) $$(pkg-config --cflags fuse3 | sed 's/-I/-isystem /g') \
+	    -o $@ $(FAULTFS_SRC) $$(pkg-config --libs fuse3)
+
+# ---- the simulator: the server without src/loop, in virtual time (test/sim) ----
+
+SEEDS ?= 1-2000
+SIM_SRC := $(filter-out src/loop/% src/main.c,$(SERVER_SRC)) $(sort $(wildcard test/sim/*.c))
+# What is looked at, or broken on purpose, on its way: heap.c, sim_loop.c, plant.c.
+SIM_WRAPS := malloc calloc realloc aligned_alloc free strdup asprintf check_failed table_drop table_set_place disk_segment_kill_start \
+    disk_kill_start disk_kill_pending disk_sync_start disk_read_start persist_detach lease_add blob_unref session_reply
+SIM_PLANTS := sync-lies remove-at-once remove-forgets-write lease-ignored no-checksum ack-early kill-unseen lost-reply leak
+
+.PHONY: sim sim-plants sim-asan
+sim: ## the simulator over SEEDS (1-2000): crashes, faults, and the judge of every answer; build/sim --seed N --trace replays one
+	+@$(SUBMAKE) VARIANT=sim build/sim
+	@build/sim --self-test
+	@build/sim --seeds $(SEEDS)
+
+sim-plants: ## does the judge find each of the bugs that are planted on purpose?
+	+@$(SUBMAKE) VARIANT=sim build/sim
+	@for plant in $(SIM_PLANTS); do echo "  PLANT $$plant"; build/sim --plant $$plant --seeds 1-20000 --must-fail; done
+
+sim-asan: ## the simulator with AddressSanitizer and UndefinedBehaviorSanitizer
+	+@$(SUBMAKE) VARIANT=simasan build/sim-asan
+	@ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 build/sim-asan --seeds $(SEEDS)
+
+build/sim build/sim-asan: $(call objects,$(SIM_SRC))
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ $(SIM_WRAPS:%=-Wl,--wrap=%) -l:libmsgpackc.a -lxxhash -linih -lm
+-include $(patsubst %.o,%.d,$(call objects,$(SIM_SRC)))
+
 # ---- what is checked before every commit ----
 
 C_FILES := $(sort $(wildcard src/*.[ch] src/*/*.[ch] client/*.[ch] client/*/*.[ch] test/*/*.[ch]))
@@ -248,20 +303,20 @@ build/tidy/%.c.ok: $(RELEASE_OBJ)/%.o .clang-tidy
 
 # ---- install ----
 
-LIBDIR := $(DESTDIR)$(PREFIX)/lib
+LIBDIR ?= $(PREFIX)/lib
 DOCS := $(wildcard README.md LICENSE docs/*.md)
 
 .PHONY: install clean help
 install: all ## install programs, library, header, kvd.pc and documents below DESTDIR/PREFIX (/usr/local)
-	install -d $(DESTDIR)$(PREFIX)/bin $(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/doc/kvd
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/doc/kvd
 	install -m 755 build/kvd build/kvctl $(DESTDIR)$(PREFIX)/bin
-	install -m 644 build/libkvd.a $(LIBDIR)
-	install -m 755 build/libkvd.so.$(VERSION) $(LIBDIR)
-	ln -sf libkvd.so.$(VERSION) $(LIBDIR)/libkvd.so.$(SOVERSION)
-	ln -sf libkvd.so.$(VERSION) $(LIBDIR)/libkvd.so
+	install -m 644 build/libkvd.a $(DESTDIR)$(LIBDIR)
+	install -m 755 build/libkvd.so.$(VERSION) $(DESTDIR)$(LIBDIR)
+	ln -sf libkvd.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkvd.so.$(SOVERSION)
+	ln -sf libkvd.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libkvd.so
 	install -m 644 client/kvd.h $(DESTDIR)$(PREFIX)/include
-	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' packaging/kvd.pc.in > $(LIBDIR)/pkgconfig/kvd.pc
-	chmod 644 $(LIBDIR)/pkgconfig/kvd.pc
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' packaging/kvd.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/kvd.pc
+	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/kvd.pc
 	install -m 644 $(DOCS) $(DESTDIR)$(PREFIX)/share/doc/kvd
 
 clean: ## remove build/
