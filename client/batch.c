@@ -62,7 +62,17 @@ static size_t queue_pop(struct batch *batch)
     return item;
 }
 
-static int batch_init(struct kvd *kvd, struct batch *batch, struct kvd_item *items, size_t count)
+/* What need not be sent, because the answer is known: an error, else 0. It is that item's own, and the others go their way. */
+static int item_refuse(struct kvd *kvd, const struct kvd_item *item, bool put)
+{
+    if (!call_key_good(item->key))
+        return wire_fail(kvd, KVD_ERR_USAGE, "a key is 1 to 1,024 bytes");
+    if (put && item->len > BODY_MAX_BYTES)
+        return wire_fail(kvd, KVD_ERR_TOO_LARGE, "a value of more than 1 GiB");
+    return 0;
+}
+
+static int batch_init(struct kvd *kvd, struct batch *batch, struct kvd_item *items, size_t count, bool put)
 {
     *batch = (struct batch){.items = items, .count = count, .landing = NO_ITEM};
     batch->window = min_u64(kvd->inflight_bytes, kvd->server.inflight_bytes);
@@ -70,8 +80,16 @@ static int batch_init(struct kvd *kvd, struct batch *batch, struct kvd_item *ite
     batch->queue = malloc(count * sizeof *batch->queue);
     if (!batch->state || !batch->queue)
         return wire_fail(kvd, KVD_ERR_MEMORY, "no memory for a batch");
-    for (size_t i = 0; i < count; i++)
-        queue_push(batch, i);
+    for (size_t i = 0; i < count; i++) {
+        int refused = item_refuse(kvd, &items[i], put);
+        if (!refused) {
+            queue_push(batch, i);
+            continue;
+        }
+        items[i].result = refused;
+        batch->state[i] = ANSWERED;
+        batch->answered++;
+    }
     return 0;
 }
 
@@ -135,8 +153,6 @@ static int batch_begin(struct kvd *kvd, struct kvd_item *items, size_t count)
     for (size_t i = 0; i < count; i++) {
         items[i].version = 0;
         items[i].tier = 0;
-        if (!call_key_good(items[i].key))
-            return all_fail(items, count, wire_fail(kvd, KVD_ERR_USAGE, "a key is 1 to 1,024 bytes"));
     }
     int result = call_begin(kvd);
     return result ? all_fail(items, count, result) : 0;
@@ -144,7 +160,7 @@ static int batch_begin(struct kvd *kvd, struct kvd_item *items, size_t count)
 
 static int batch_run(struct kvd *kvd, struct batch *batch, const struct exchange *exchange)
 {
-    int err = wire_exchange(kvd, exchange);
+    int err = batch->answered < batch->count ? wire_exchange(kvd, exchange) : 0;
     /* Those without an answer get the error that ended the call. */
     for (size_t i = 0; err && i < batch->count; i++)
         if (batch->state[i] != ANSWERED)
@@ -226,7 +242,7 @@ int kvd_mput(struct kvd *kvd, struct kvd_item *items, size_t count, unsigned fla
     if (result || count == 0)
         return result;
     struct batch batch;
-    result = batch_init(kvd, &batch, items, count);
+    result = batch_init(kvd, &batch, items, count, true);
     if (result) {
         batch_fini(&batch);
         return all_fail(items, count, result);
@@ -439,7 +455,7 @@ int kvd_mget(struct kvd *kvd, struct kvd_item *items, size_t count, uint64_t *fi
     if (result || count == 0)
         return result;
     struct batch batch;
-    result = batch_init(kvd, &batch, items, count);
+    result = batch_init(kvd, &batch, items, count, false);
     if (result) {
         batch_fini(&batch);
         return all_fail(items, count, result);

@@ -223,7 +223,7 @@ bool call_key_good(struct kvd_key key)
     return key.at && key.len >= 1 && key.len <= KEY_MAX_BYTES;
 }
 
-size_t call_keys_fit(const struct kvd *kvd, const struct kvd_key *keys, size_t count)
+size_t call_keys_fit(const struct kvd *kvd, const struct span *keys, size_t count)
 {
     uint64_t room = kvd->server.meta_bytes - 2 * KIB; /* one key always fits */
     size_t fit = 0;

@@ -152,6 +152,8 @@ int kvd_ping(struct kvd *kvd)
 int kvd_put(struct kvd *kvd, struct kvd_key key, const void *value, size_t len, unsigned flags, uint64_t *version)
 {
     struct kvd_item item = {.key = key, .value = value, .len = len};
+    if (!call_key_good(key))
+        return bad_key(kvd);
     int result = kvd_mput(kvd, &item, 1, flags);
     if (result == KVD_OK)
         result = item.result;
@@ -271,12 +273,12 @@ int kvd_get_alloc(struct kvd *kvd, struct kvd_key key, void **value, size_t *len
 
 /* ---- calls with many keys ---- */
 
-/* The keys as spans, from malloc(); NULL when there is no memory. */
+/* The keys as spans, from malloc(); NULL when there is no memory. An ill-formed one is left empty, which no server has. */
 static struct span *spans_new(const struct kvd_key *keys, size_t count)
 {
     struct span *spans = malloc((count ? count : 1) * sizeof *spans);
     for (size_t i = 0; spans && i < count; i++)
-        spans[i] = key_span(keys[i]);
+        spans[i] = call_key_good(keys[i]) ? key_span(keys[i]) : span_of(NULL, 0);
     return spans;
 }
 
@@ -294,8 +296,6 @@ static bool keys_good(const struct kvd_key *keys, size_t count)
 /* Any number of keys, in as many requests as it takes, one after the other. */
 static int batches_run(struct kvd *kvd, const struct kvd_key *keys, size_t count, batch_fn fn, void *arg)
 {
-    if (!keys_good(keys, count))
-        return bad_key(kvd);
     int result = call_begin(kvd);
     if (result)
         return result;
@@ -303,7 +303,7 @@ static int batches_run(struct kvd *kvd, const struct kvd_key *keys, size_t count
     if (!spans)
         return wire_fail(kvd, KVD_ERR_MEMORY, "no memory for keys");
     for (size_t first = 0; result == KVD_OK && first < count;) {
-        size_t fit = call_keys_fit(kvd, keys + first, count - first);
+        size_t fit = call_keys_fit(kvd, spans + first, count - first);
         result = fn(kvd, arg, (struct spans){spans + first, (uint32_t)fit}, first);
         first += fit;
     }
@@ -328,6 +328,8 @@ static int exists_batch(struct kvd *kvd, void *arg, struct spans spans, size_t f
 
 int kvd_exists(struct kvd *kvd, const struct kvd_key *keys, size_t count, uint8_t *present)
 {
+    if (count > 0 && !keys)
+        return bad_key(kvd);
     return batches_run(kvd, keys, count, exists_batch, present);
 }
 
@@ -354,6 +356,8 @@ static int count_out(int result, uint64_t count, uint64_t *out)
 int kvd_remove(struct kvd *kvd, const struct kvd_key *keys, size_t count, uint64_t *removed)
 {
     uint64_t sum = 0;
+    if (!keys_good(keys, count))
+        return bad_key(kvd);
     int result = batches_run(kvd, keys, count, remove_batch, &sum);
     return count_out(result, sum, removed);
 }
@@ -379,6 +383,8 @@ static int pin_batch(struct kvd *kvd, void *arg, struct spans spans, size_t firs
 int kvd_pin(struct kvd *kvd, const struct kvd_key *keys, size_t count, bool pinned, uint64_t *changed)
 {
     struct pin pin = {.pinned = pinned};
+    if (!keys_good(keys, count))
+        return bad_key(kvd);
     int result = batches_run(kvd, keys, count, pin_batch, &pin);
     return count_out(result, pin.changed, changed);
 }
@@ -386,6 +392,7 @@ int kvd_pin(struct kvd *kvd, const struct kvd_key *keys, size_t count, bool pinn
 /* ---- match and release ---- */
 
 struct match {
+    size_t count;
     unsigned flags;
     uint64_t lease_ms;
     struct kvd_matched matched;
@@ -394,8 +401,9 @@ struct match {
 static int match_batch(struct kvd *kvd, void *arg, struct spans spans, size_t first)
 {
     struct match *match = arg;
-    if (first > 0)
-        return wire_fail(kvd, KVD_ERR_USAGE, "more keys than fit in one request"); /* the server came back with other limits */
+    (void)first;
+    if (spans.count < match->count)
+        return wire_fail(kvd, KVD_ERR_USAGE, "more keys than fit in one request");
     struct msg_look request = {.has = 1u << F_LOOK_KEYS, .keys = spans, .lease_ms = match->lease_ms, .warm = true};
     if (match->flags & KVD_MATCH_LEASE)
         request.has |= 1u << F_LOOK_LEASE;
@@ -414,12 +422,9 @@ static int match_batch(struct kvd *kvd, void *arg, struct spans spans, size_t fi
 
 int kvd_match(struct kvd *kvd, const struct kvd_key *keys, size_t count, unsigned flags, uint64_t lease_ms, struct kvd_matched *out)
 {
-    /* The limits of a server that is away now are those of the last connection. */
     if (!keys_good(keys, count))
         return bad_key(kvd);
-    if (call_keys_fit(kvd, keys, count) < count)
-        return wire_fail(kvd, KVD_ERR_USAGE, "more keys than fit in one request");
-    struct match match = {.flags = flags, .lease_ms = lease_ms};
+    struct match match = {.count = count, .flags = flags, .lease_ms = lease_ms};
     int result = batches_run(kvd, keys, count, match_batch, &match);
     if (result == KVD_OK)
         *out = match.matched;

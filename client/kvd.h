@@ -10,7 +10,9 @@
  * Deadlines are the client's own, in ms, for the whole call. BUSY is retried after the server's `retry_after_ms` within
  * the deadline; then KVD_ERR_BUSY is returned.
  *
- * Keys are 1 to 1,024 bytes of any kind. Values read are checked against the server's XXH3-64 checksum.
+ * Keys are 1 to 1,024 bytes of any kind. Among many, an ill-formed one is KVD_ERR_USAGE in its own item of kvd_mput() and kvd_mget(),
+ * and absent to kvd_exists(), while the others go their way; every other call refuses it before anything is done. Values read are
+ * checked against the server's XXH3-64 checksum.
  */
 #ifndef KVD_H
 #define KVD_H
@@ -109,7 +111,10 @@ struct kvd_item {
 };
 
 /* Put all items, pipelined, each with its own answer; BUSY ones are retried by themselves. Returns KVD_OK when every
- * item has an answer of the server (look at each), or the error that ended the call: items without an answer have it too. */
+ * item has an answer (look at each: KVD_ERR_USAGE for an ill-formed key, KVD_ERR_TOO_LARGE for a value over 1 GiB, else what the server
+ * said), or the error that ended the call: items without an answer have it too.
+ * One key twice is two puts, in the order of the items: the second is KVD_PRESENT, or replaces the first with KVD_PUT_REPLACE. Only where
+ * the server is BUSY for the first of them may it come behind the second; so put a key twice only where either value will do. */
 KVD_API int kvd_mput(struct kvd *kvd, struct kvd_item *items, size_t count, unsigned flags);
 
 /* ---- get ---- */

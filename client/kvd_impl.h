@@ -24,6 +24,7 @@ enum {
     BATCH_DEFAULT_KEYS = 4096, /* where it says nothing */
 };
 #define VALUE_MAX_BYTES ((uint64_t)64 << 30) /* of a reply; beyond it is no valid reply */
+#define BODY_MAX_BYTES GIB                   /* of a request; a longer one ends the connection, whatever else is under way */
 
 enum phase { AT_PREFIX, AT_META, AT_BODY };
 
@@ -150,8 +151,8 @@ int call_run(struct kvd *kvd, struct call *call);
 
 bool call_key_good(struct kvd_key key);
 
-/* How many of these keys fit in one request to this server; 1 at least, 0 when count is 0. */
-size_t call_keys_fit(const struct kvd *kvd, const struct kvd_key *keys, size_t count);
+/* How many of these keys, none longer than KEY_MAX_BYTES, fit in one request to this server; 1 at least, 0 when count is 0. */
+size_t call_keys_fit(const struct kvd *kvd, const struct span *keys, size_t count);
 
 /* Judge an OK reply of GET or MGET to a request for a whole value. Returns 0 or KVD_ERR_PROTOCOL. */
 int call_got_check(struct kvd *kvd, const struct msg_get_reply *got);

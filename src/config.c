@@ -86,6 +86,8 @@ const struct config_key *config_find(const char *name)
 static bool among(const char *values, const char *value)
 {
     size_t len = strlen(value);
+    if (strchr(value, '|'))
+        return false;
     for (const char *at = values; at; at = strchr(at, '|')) {
         at += *at == '|';
         if (strncmp(at, value, len) == 0 && (at[len] == '\0' || at[len] == '|'))
@@ -141,9 +143,18 @@ struct reading {
     bool failed;
 };
 
+/* ` #` behind a value: meant as a comment, and inih would take it for a part of the value. */
+static bool has_note(const char *value)
+{
+    return value && (strstr(value, " #") || strstr(value, "\t#"));
+}
+
+/* inih goes on behind a line that was refused, and names the first one. */
 static int read_line(void *arg, const char *section, const char *name, const char *value)
 {
     struct reading *reading = arg;
+    if (reading->failed)
+        return 0;
     if (section[0] != '\0' && strcmp(section, "kvd") != 0) {
         fail(reading->why, reading->why_len, "unknown section [%.60s]", section);
         reading->failed = true;
@@ -155,6 +166,11 @@ static int read_line(void *arg, const char *section, const char *name, const cha
         reading->failed = true;
         return 0;
     }
+    if (has_note(value)) {
+        fail(reading->why, reading->why_len, "a comment behind a value begins with \" ;\"");
+        reading->failed = true;
+        return 0;
+    }
     if (config_set(reading->config, key, value ? value : "yes", reading->why, reading->why_len) != 0) {
         reading->failed = true;
         return 0;
@@ -162,8 +178,31 @@ static int read_line(void *arg, const char *section, const char *name, const cha
     return 1;
 }
 
+/* inih would cut a longer line in two, take an indented one for another value of the key before it, and not tell a line that is none from
+ * one behind it that was refused. */
+static int check_lines(const char *text, char *why, size_t why_len)
+{
+    enum { LINE_BYTES = 198 };
+    unsigned line = 1;
+    for (const char *at = text; *at != '\0'; line++) {
+        size_t len = strcspn(at, "\n");
+        size_t indent = strspn(at, " \t\r");
+        if (len > LINE_BYTES)
+            return fail(why, why_len, "line %u: longer than %d bytes", line, LINE_BYTES);
+        if (indent > 0 && indent < len && at[indent] != '#' && at[indent] != ';')
+            return fail(why, why_len, "line %u: begins with a space", line);
+        if (indent < len && !strchr("#;[", at[indent]) && !memchr(at, '=', len) && !memchr(at, ':', len))
+            return fail(why, why_len, "line %u: not a `key = value` line", line);
+        at += len;
+        at += *at == '\n';
+    }
+    return 0;
+}
+
 int config_read(struct config *config, const char *text, char *why, size_t why_len)
 {
+    if (check_lines(text, why, why_len) != 0)
+        return KVD_EUSAGE;
     char detail[CONFIG_TEXT_BYTES] = "not a `key = value` line";
     struct reading reading = {.config = config, .why = detail, .why_len = sizeof detail};
     int line = ini_parse_string(text, read_line, &reading);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define XXH_STATIC_LINKING_ONLY /* the state's size: no allocation that can fail */
 #include <xxhash.h>
 
 #include "base/check.h"
@@ -73,9 +74,9 @@ static void fail_memory(const struct call *call)
     fail(call, CODE_INTERNAL, "out of memory");
 }
 
-static struct request *later(const struct call *call, size_t size, enum request_kind kind, uint64_t timeout_ms, bool has_timeout)
+static struct request *later(const struct call *call, size_t size, uint64_t timeout_ms, bool has_timeout)
 {
-    struct request *request = request_new(call->session, size, kind, call->frame, timeout_ms, has_timeout);
+    struct request *request = request_new(call->session, size, call->frame, timeout_ms, has_timeout);
     if (!request)
         fail_memory(call);
     return request;
@@ -125,11 +126,13 @@ static void do_hello(const struct call *call, const void *arg)
     struct buffer limits;
     buffer_init(&limits);
     pack_limits(call->server, &limits);
+    struct span features[] = {span_text("lease"), span_text("pin")};
     struct msg_hello_reply hello = {
         .has = (1u << (F_HELLOR_AUTHENTICATED + 1)) - 1,
         .version = 1,
         .server = span_text("kvd " KVD_VERSION),
         .node = span_text(call->server->config->node),
+        .features = {.at = features, .count = sizeof features / sizeof features[0]},
         .limits = span_of(limits.at, limits.len),
         .nonce = span_of(nonce, sizeof nonce),
         .authenticated = true,
@@ -158,18 +161,16 @@ static uint64_t sum_of(const struct store_get *get)
 {
     if (get->blob_length == get->size)
         return get->checksum;
-    XXH3_state_t *state = XXH3_createState();
-    CHECK(state);
-    XXH3_64bits_reset(state);
+    XXH3_state_t state;
+    XXH3_INITSTATE(&state);
+    XXH3_64bits_reset(&state);
     size_t len = 0;
     for (uint64_t at = 0; at < get->blob_length; at += len) {
         const uint8_t *bytes = blob_at(get->blob, get->blob_offset + at, &len);
         len = min_u64(len, get->blob_length - at);
-        XXH3_64bits_update(state, bytes, len);
+        XXH3_64bits_update(&state, bytes, len);
     }
-    uint64_t sum = XXH3_64bits_digest(state);
-    XXH3_freeState(state);
-    return sum;
+    return XXH3_64bits_digest(&state);
 }
 
 /* Of GET, and of one key of MGET (`index` is not NULL). Takes the get's blob. */
@@ -231,7 +232,7 @@ static void do_get(const struct call *call, const void *arg)
         fail(call, CODE_BAD_REQUEST, "a key has 1 to 1,024 bytes");
         return;
     }
-    struct get_request *mine = (struct get_request *)later(call, sizeof *mine, REQUEST_GET, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
+    struct get_request *mine = (struct get_request *)later(call, sizeof *mine, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
     if (!mine)
         return;
     mine->request.abandon = get_abandon;
@@ -244,7 +245,8 @@ static void do_get(const struct call *call, const void *arg)
         got(&mine->get, outcome);
 }
 
-/* ---- MGET: many gets, each answered as it is ready; no more under way than the connection takes ---- */
+/* ---- MGET: many gets, each answered as it is ready; no more under way than the connection takes. What comes behind it waits until all
+ * are begun, or a remove could overtake the get of its key. ---- */
 
 struct mget_item {
     struct store_get get;
@@ -341,6 +343,7 @@ static void mget_step(struct task *task)
     struct request *request = &mget->request;
     while (mget->next < mget->count && !session_clogged(request->session) && mget->reading_bytes < OUT_LIMIT_BYTES)
         mget_next(mget);
+    request_barrier(request, mget->next < mget->count ? BARRIER_ALL : BARRIER_NONE);
     if (mget->answered < mget->count)
         return;
     struct msg_get_reply last = {.has = 1u << F_GETR_HITS, .hits = mget->hits};
@@ -375,7 +378,7 @@ static bool copy_keys(struct mget_request *mget, const struct spans *keys)
 static void do_mget(const struct call *call, const void *arg)
 {
     const struct msg_mget *msg = arg;
-    struct mget_request *mget = (struct mget_request *)later(call, sizeof *mget, REQUEST_MGET, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
+    struct mget_request *mget = (struct mget_request *)later(call, sizeof *mget, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
     if (!mget)
         return;
     task_init(&mget->step, call->server->loop, mget_step);
@@ -389,6 +392,7 @@ static void do_mget(const struct call *call, const void *arg)
     }
     mget->request.abandon = mget_abandon;
     request_resumes(&mget->request, mget_resume);
+    request_keys(&mget->request, mget->count);
     mget_step(&mget->step);
 }
 
@@ -479,10 +483,10 @@ static void removed(struct store_remove *remove, int outcome)
 static void do_remove(const struct call *call, const void *arg)
 {
     const struct msg_remove *msg = arg;
-    struct remove_request *mine =
-        (struct remove_request *)later(call, sizeof *mine, REQUEST_REMOVE, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
+    struct remove_request *mine = (struct remove_request *)later(call, sizeof *mine, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
     if (!mine)
         return;
+    request_keys(&mine->request, msg->keys.count);
     int outcome = store_remove_start(call->store, &mine->remove, msg->keys.at, msg->keys.count, removed);
     if (outcome != STORE_PENDING)
         removed(&mine->remove, outcome);
@@ -491,11 +495,11 @@ static void do_remove(const struct call *call, const void *arg)
 /* Whatever comes behind it on this connection sees its effect. */
 static void remove_many(const struct call *call, enum kill_kind kind, struct span prefix, uint64_t timeout_ms, bool has_timeout)
 {
-    struct remove_request *mine = (struct remove_request *)later(call, sizeof *mine + prefix.len, REQUEST_REMOVE, timeout_ms, has_timeout);
+    struct remove_request *mine = (struct remove_request *)later(call, sizeof *mine + prefix.len, timeout_ms, has_timeout);
     if (!mine)
         return;
     bytes_copy(mine->prefix, prefix.at, prefix.len);
-    request_barrier(&mine->request, 1);
+    request_barrier(&mine->request, BARRIER_ALL);
     int outcome = store_remove_many_start(call->store, &mine->remove, kind, span_of(mine->prefix, prefix.len), removed);
     if (outcome != STORE_PENDING)
         removed(&mine->remove, outcome);
@@ -743,7 +747,7 @@ static void do_admin(const struct call *call, const void *arg)
         fail(call, CODE_UNSUPPORTED, "action is \"sync\" or \"seal\"");
         return;
     }
-    struct sync_request *mine = (struct sync_request *)later(call, sizeof *mine, REQUEST_SYNC, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
+    struct sync_request *mine = (struct sync_request *)later(call, sizeof *mine, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
     if (!mine)
         return;
     int err = store_sync_start(call->store, &mine->sync, seal, sync_done);

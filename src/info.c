@@ -106,6 +106,7 @@ static void disk_section(struct figures *out, const struct sources *from)
     const struct disk_figures *disk = &store->disk;
     text(out, "state", store->disk_state);
     text(out, "off_reason", store->disk_off_reason);
+    text(out, "trouble", store->disk_trouble);
     text(out, "dir", from->server->config->dir);
     text(out, "persist", from->server->config->persist);
     number(out, "limit_bytes", disk->limit_bytes);

@@ -76,7 +76,7 @@ static void commit(struct session *session)
     if (outcome != STORE_PENDING)
         finish(request, outcome);
     else if (of(request)->put.blob)
-        request_barrier(request, 2); /* not shown yet */
+        request_barrier(request, BARRIER_PUT);
 }
 
 static void refuse_busy(struct session *session)
@@ -187,7 +187,7 @@ void put_open(struct session *session, const struct frame *frame, struct span me
     if (!handle_decode(session, frame, meta, &msg) || !acceptable(session, frame, &msg))
         return;
     struct request *request =
-        request_new(session, sizeof(struct put_request) + msg.key.len, REQUEST_PUT, frame, msg.timeout_ms, MSG_HAS(&msg, F_TIMEOUT));
+        request_new(session, sizeof(struct put_request) + msg.key.len, frame, msg.timeout_ms, MSG_HAS(&msg, F_TIMEOUT));
     if (!request) {
         session_fail(session, frame->op, frame->id, CODE_INTERNAL, "out of memory");
         return;

@@ -106,12 +106,25 @@ static void recovered(void *arg)
 
 static const struct store_events store_events = {.opened = opened, .recovered = recovered};
 
+/* Each segment keeps a file open, and so does each connection: some are kept back for the disk tier. */
+static uint64_t connections_allowed(const struct server *server)
+{
+    uint64_t files = loop_raise_file_limit();
+    uint64_t kept_back = min_u64(files / 2, 64 + server->config->disk / server->config->segment_size);
+    uint64_t most = min_u64(server->config->max_connections, files - kept_back);
+    if (most < server->config->max_connections)
+        log_warn(server->log, "fewer_connections", "max_connections=%llu open_files=%llu", (unsigned long long)most,
+                 (unsigned long long)files);
+    return most;
+}
+
 static int open_listener(struct server *server)
 {
     char host[CONFIG_TEXT_BYTES];
     uint16_t port;
     CHECK(text_split_address(server->config->listen, host, sizeof host, &port));
-    int err = listener_open(&server->listener, server->loop, host, port, (unsigned)server->config->max_connections, accepted, server);
+    uint64_t most = connections_allowed(server);
+    int err = listener_open(&server->listener, server->loop, host, port, (unsigned)most, accepted, server);
     if (err)
         log_error(server->log, "cannot_listen", "addr=%s err=\"%s\"", server->config->listen, error_text(err));
     return err;
@@ -165,6 +178,10 @@ int server_open(struct server *server, struct loop *loop, struct log *log, struc
         goto fail_listener;
     log_info(log, "starting", "version=%s node=%s dir=\"%s\" memory=%llu disk=%llu persist=%s io=%s", KVD_VERSION, config->node,
              config->dir, (unsigned long long)config->memory, (unsigned long long)config->disk, config->persist, loop_io_kind(loop));
+    uint64_t host_memory = loop_host_memory_bytes();
+    if (host_memory > 0 && config->memory > host_memory)
+        log_warn(log, "more_memory_than_there_is", "memory=%llu host=%llu", (unsigned long long)config->memory,
+                 (unsigned long long)host_memory);
     timer_init(&server->start_timer, loop, waited_enough);
     timer_start(&server->start_timer, config->wait_for_index);
     timer_init(&server->tick, loop, tick);
@@ -181,40 +198,54 @@ fail_buffers:
 
 /* ---- the end: no new clients, then what is under way, then the store ---- */
 
+/* P6: what ends with the process, and is on no disk, is said. */
+static void log_stopped(struct server *server)
+{
+    struct store_info info;
+    store_info(server->store, &info);
+    uint64_t memory_only = info.table.objects - info.table.on_disk;
+    bool lost = memory_only > 0 && store_persist(server->store) == PERSIST_WRITE_THROUGH;
+    log_write(server->log, lost ? LOG_WARN : LOG_INFO, "stopped", "node=%s objects=%llu not_on_disk=%llu", server->config->node,
+              (unsigned long long)info.table.objects, (unsigned long long)memory_only);
+}
+
 static void store_closed(void *arg)
 {
     struct server *server = arg;
     timer_stop(&server->drain_timer);
     if (server->exit_status == 0)
-        log_info(server->log, "stopped", "abandoned=%s", server->abandoned ? "yes" : "no");
+        log_stopped(server);
     loop_stop(server->loop);
 }
 
-static void close_store_when_alone(struct server *server)
+/* A request that outlives its session (a prefix remove on its walk) needs the store. */
+static void close_store_when_alone(struct task *task)
 {
-    if (!list_empty(&server->sessions) || server->stop_asked)
+    struct server *server = CONTAINER_OF(task, struct server, end);
+    if (!list_empty(&server->sessions) || server->request_count > 0 || server->stop_asked)
         return;
     server->stop_asked = true;
-    store_close(server->store, server->abandoned, store_closed, server);
+    store_close(server->store, false, store_closed, server);
+}
+
+void server_check_end(struct server *server)
+{
+    if (server->state == SERVER_DRAINING)
+        task_post(&server->end);
 }
 
 static void give_up_waiting(struct timer *timer)
 {
     struct server *server = CONTAINER_OF(timer, struct server, drain_timer);
-    if (server->stop_asked) {
+    if (server->stop_asked || server->drain_over) {
         log_error(server->log, "drain_timeout", "lost=\"what was not written yet\"");
         loop_exit_now(1);
     }
+    server->drain_over = true;
     log_warn(server->log, "drain_timeout", "connections=%llu", (unsigned long long)server->session_count);
     for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next)
         session_close(CONTAINER_OF(at, struct session, link));
     timer_start(&server->drain_timer, server->config->drain_timeout);
-}
-
-void server_session_gone(struct server *server)
-{
-    if (server->state == SERVER_DRAINING)
-        close_store_when_alone(server);
 }
 
 void server_stop(struct server *server)
@@ -229,6 +260,7 @@ void server_stop(struct server *server)
     listener_close(server->listener);
     if (server->exit_status == 0)
         log_info(server->log, "stopping", "connections=%llu", (unsigned long long)server->session_count);
+    task_init(&server->end, server->loop, close_store_when_alone);
     timer_init(&server->drain_timer, server->loop, give_up_waiting);
     timer_start(&server->drain_timer, server->config->drain_timeout);
     for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next) {
@@ -238,7 +270,7 @@ void server_stop(struct server *server)
         else
             session_close(session);
     }
-    close_store_when_alone(server);
+    server_check_end(server);
 }
 
 void server_fini(struct server *server)

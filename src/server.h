@@ -27,6 +27,7 @@ enum {
     SKIP_LIMIT_BYTES = 1 << 30, /* a longer body ends the connection */
     OUT_LIMIT_BYTES = 64 << 20, /* replies queued on one connection before it is read no further */
     REQUESTS_PER_CONN = 1024,   /* unanswered requests of one connection before it is read no further */
+    KEYS_PER_CONN = 16384,      /* keys that these remember, likewise */
     ROOM_WAIT_MS = 100,         /* a put waits so long on its own connection before it is BUSY */
 };
 
@@ -48,14 +49,16 @@ struct server {
     struct listener *listener;
     struct list sessions;
     uint64_t session_count;
+    uint64_t request_count; /* unanswered ones of all sessions, and those that outlive theirs */
     enum server_state state;
     uint64_t started_ms;
     uint64_t value_limit;
     struct timer start_timer; /* --wait-for-index */
     struct timer tick;
     struct timer drain_timer;
-    bool abandoned;
-    bool stop_asked;
+    struct task end;
+    bool drain_over; /* clients have had their time */
+    bool stop_asked; /* the store is closing */
     int exit_status;
     struct server_figures figures;
     struct buffer out;  /* metas are packed here, one at a time */
@@ -79,7 +82,7 @@ int server_configure(struct server *server, struct span set, char *why, size_t w
 /* Bytes of all connections so far, the living ones included. */
 void server_traffic(const struct server *server, uint64_t *received_bytes, uint64_t *sent_bytes);
 
-/* For sessions: one has ended. */
-void server_session_gone(struct server *server);
+/* For sessions: one, or a request, has ended. The store is closed, on the next turn, when they were the last of a server that is to end. */
+void server_check_end(struct server *server);
 
 #endif

@@ -6,7 +6,10 @@
 #include "base/check.h"
 #include "base/error.h"
 
-enum { DISCARD_MS = 1000 };
+enum {
+    DISCARD_MS = 1000,
+    TURN_US = 1000, /* so long one connection may answer requests before others get their turn */
+};
 
 /* ---- replies ---- */
 
@@ -18,6 +21,15 @@ struct reply {
     struct iovec iov[]; /* the frame's head lies behind the last */
 };
 
+/* Nothing more can be said: the heap is out (better no answer than a wrong one), or the peer takes nothing. The session ends on its next
+ * turn, not under the feet of who is replying. */
+static void break_off(struct session *session)
+{
+    session->broken = true;
+    session_kick(session);
+}
+
+/* A peer that is gone may be seen by this alone, while nothing is read from it. */
 static void reply_sent(struct conn_send *send, int err)
 {
     struct reply *reply = CONTAINER_OF(send, struct reply, send);
@@ -25,15 +37,10 @@ static void reply_sent(struct conn_send *send, int err)
     if (reply->blob)
         store_unref(session->server->store, reply->blob);
     free(reply);
-    if (err == 0 && !session->closed)
+    if (err == 0)
         session_kick(session);
-}
-
-/* The heap is out: better no answer than a wrong one. The session ends on its next turn, not under the feet of who is replying. */
-static void break_off(struct session *session)
-{
-    session->broken = true;
-    session_kick(session);
+    else if (session->state != SESSION_DISCARD)
+        break_off(session);
 }
 
 /* Takes the blob's reference, also when it fails. */
@@ -145,35 +152,41 @@ static void request_timed_out(struct timer *timer)
         request_free(request);
 }
 
-struct request *request_new(struct session *session, size_t size, enum request_kind kind, const struct frame *frame, uint64_t timeout_ms,
-                            bool has_timeout)
+struct request *request_new(struct session *session, size_t size, const struct frame *frame, uint64_t timeout_ms, bool has_timeout)
 {
     struct request *request = calloc(1, size);
     if (!request)
         return NULL;
-    request->kind = kind;
     request->op = frame->op;
     request->id = frame->id;
     request->session = session;
     request->server = session->server;
     list_push_back(&session->requests, &request->link);
     session->request_count++;
+    session->server->request_count++;
     timer_init(&request->timer, session->server->loop, request_timed_out);
-    if (has_timeout)
+    if (has_timeout && timeout_ms > 0)
         timer_start(&request->timer, timeout_ms);
     return request;
 }
 
-void request_barrier(struct request *request, uint8_t barrier)
+void request_barrier(struct request *request, enum barrier barrier)
 {
     struct session *session = request->session;
     if (!session || request->barrier == barrier)
         return;
-    session->barriers -= request->barrier == 1;
-    session->put_barriers -= request->barrier == 2;
-    session->barriers += barrier == 1;
-    session->put_barriers += barrier == 2;
+    session->barriers -= request->barrier == BARRIER_ALL;
+    session->put_barriers -= request->barrier == BARRIER_PUT;
+    session->barriers += barrier == BARRIER_ALL;
+    session->put_barriers += barrier == BARRIER_PUT;
     request->barrier = barrier;
+    session_kick(session);
+}
+
+void request_keys(struct request *request, uint32_t keys)
+{
+    request->keys = keys;
+    request->session->request_keys += keys;
 }
 
 void request_resumes(struct request *request, void (*resume)(struct request *request))
@@ -185,15 +198,19 @@ void request_resumes(struct request *request, void (*resume)(struct request *req
 void request_free(struct request *request)
 {
     struct session *session = request->session;
+    struct server *server = request->server;
     timer_stop(&request->timer);
     if (session) {
-        request_barrier(request, 0);
+        request_barrier(request, BARRIER_NONE);
         session->resumable -= request->resume != NULL;
         list_remove(&request->link);
         session->request_count--;
+        session->request_keys -= request->keys;
         session_kick(session);
     }
     free(request);
+    server->request_count--;
+    server_check_end(server);
 }
 
 bool request_answer(struct request *request)
@@ -213,9 +230,29 @@ bool session_clogged(const struct session *session)
 
 static bool must_wait(const struct session *session)
 {
-    if (session->barriers > 0 || session->request_count >= REQUESTS_PER_CONN || session_clogged(session))
+    if (session->tired || session->barriers > 0 || session_clogged(session))
+        return true;
+    if (session->request_count >= REQUESTS_PER_CONN || session->request_keys >= KEYS_PER_CONN)
         return true;
     return session->put_barriers > 0 && session->frame.op != OP_PUT;
+}
+
+/* It may answer requests for TURN_US from now on, or for what is left of it. */
+static void turn_begin(struct session *session)
+{
+    uint64_t now_us = loop_now_us(session->server->loop);
+    session->tired = false;
+    if (now_us >= session->turn_until_us)
+        session->turn_until_us = now_us + TURN_US;
+}
+
+/* A request has been answered or begun. */
+static void turn_check(struct session *session)
+{
+    if (session->tired || loop_now_us(session->server->loop) < session->turn_until_us)
+        return;
+    session->tired = true;
+    session_kick(session);
 }
 
 /* The frame is through. */
@@ -289,6 +326,7 @@ static void meta_done(struct session *session, struct span meta)
     free(session->meta);
     session->meta = NULL;
     body_check(session);
+    turn_check(session);
 }
 
 /* The prefix is there. */
@@ -426,6 +464,7 @@ static void kicked(struct task *task)
         session_close(session);
         return;
     }
+    turn_begin(session);
     resume_requests(session);
     body_check(session); /* a put that waited may be over */
     if (session->stash)
@@ -489,6 +528,8 @@ static void received(void *owner, size_t len)
     struct session *session = owner;
     struct server *server = session->server;
     session->heard_ms = loop_now_ms(server->loop);
+    if (!session->tired)
+        turn_begin(session);
     if (session->state == SESSION_VALUE) {
         put_received(session, len);
         body_check(session);
@@ -555,7 +596,7 @@ static void conn_closed(void *owner)
     free(session->ping);
     free(session->stash);
     free(session);
-    server_session_gone(server);
+    server_check_end(server);
 }
 
 void session_close(struct session *session)
@@ -611,7 +652,7 @@ void session_tick(struct session *session, uint64_t now)
     if (ours)
         session->heard_ms = now;
     if (session->state == SESSION_DISCARD) {
-        if (session->ended || now >= session->discard_until_ms)
+        if ((session->ended && conn_unsent_bytes(session->conn) == 0) || now >= session->discard_until_ms)
             session_close(session);
     } else if (now - session->progress_ms >= server->config->send_timeout) {
         server->figures.cut_slow_readers++;

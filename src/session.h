@@ -47,12 +47,15 @@ struct session {
     struct request *after_skip; /* a put found PRESENT, to be answered when its body is through */
     struct list requests;
     uint32_t request_count;
+    uint32_t request_keys; /* that they remember */
     uint32_t resumable;    /* of them: with `resume` */
-    uint32_t barriers;     /* requests that everything behind them waits for */
-    uint32_t put_barriers; /* puts not shown yet: other ops wait for them */
+    uint32_t barriers;     /* of them: BARRIER_ALL */
+    uint32_t put_barriers; /* of them: BARRIER_PUT */
     struct store_wait wait;
     uint64_t wait_until_ms;
     struct task kick;
+    uint64_t turn_until_us; /* when it must let others have their turn */
+    bool tired;             /* that time has come: the rest is for the next turn */
     struct lease_owner leases;
     uint64_t heard_ms;    /* last byte received */
     uint64_t sent_bytes;  /* as of progress_ms */
@@ -75,10 +78,14 @@ bool session_clogged(const struct session *session);
 
 /* ---- requests that are answered later ---- */
 
-enum request_kind { REQUEST_PUT, REQUEST_GET, REQUEST_MGET, REQUEST_REMOVE, REQUEST_SYNC };
+/* What waits for it, so that requests on one key take effect in their order. */
+enum barrier {
+    BARRIER_NONE,
+    BARRIER_PUT, /* every op but PUT: the value is not shown yet */
+    BARRIER_ALL, /* everything behind it */
+};
 
 struct request {
-    enum request_kind kind;
     uint8_t op;
     uint64_t id;
     struct session *session; /* NULL: the client is gone */
@@ -86,7 +93,8 @@ struct request {
     struct list link;
     struct timer timer;
     bool answered;
-    uint8_t barrier; /* 1: of session->barriers, 2: of put_barriers */
+    enum barrier barrier;
+    uint32_t keys; /* that it remembers */
     /* Give up what can be given up; true: it is over and may be freed now. NULL: nothing can. */
     bool (*abandon)(struct request *request);
     /* The connection takes bytes again. Must not free the request. Set by request_resumes(). */
@@ -94,11 +102,13 @@ struct request {
 };
 
 /* Zeroed memory of `size` bytes that begins with a request, on the session's list, with a deadline if the message has one. NULL: heap. */
-struct request *request_new(struct session *session, size_t size, enum request_kind kind, const struct frame *frame, uint64_t timeout_ms,
-                            bool has_timeout);
+struct request *request_new(struct session *session, size_t size, const struct frame *frame, uint64_t timeout_ms, bool has_timeout);
 /* Take it off the session and free it. */
 void request_free(struct request *request);
-void request_barrier(struct request *request, uint8_t barrier);
+/* Set or lift it; harmless when the client is gone. */
+void request_barrier(struct request *request, enum barrier barrier);
+/* It remembers so many keys until it ends: the connection has a bound of these. Once. */
+void request_keys(struct request *request, uint32_t keys);
 void request_resumes(struct request *request, void (*resume)(struct request *request));
 /* True: the client still waits for the answer; it is answered from now on. */
 bool request_answer(struct request *request);

@@ -87,11 +87,15 @@ bool text_to_duration(const char *text, uint64_t *ms)
     static const struct {
         const char *suffix;
         uint64_t unit;
-    } units[] = {{"", 1}, {"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}};
+    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}};
     struct number number;
     const char *rest;
     if (!leading_number(text, &number, &rest))
         return false;
+    if (strcmp(text, "0") == 0) {
+        *ms = 0;
+        return true;
+    }
     for (size_t i = 0; i < sizeof units / sizeof units[0]; i++)
         if (strcmp(rest, units[i].suffix) == 0)
             return scale(&number, units[i].unit, ms);

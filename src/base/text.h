@@ -10,7 +10,7 @@
  * False, and *bytes untouched, for anything else, an overflow included. */
 bool text_to_size(const char *text, uint64_t *bytes);
 
-/* "250ms", "5s", "2m", "1h": milliseconds; a bare number is milliseconds. False as above. */
+/* "250ms", "5s", "2m", "1h": milliseconds. Only 0 may go without a unit: who writes 5 may mean anything. False as above. */
 bool text_to_duration(const char *text, uint64_t *ms);
 
 /* A whole decimal number. False as above. */

@@ -191,6 +191,9 @@ int loop_catch_signals(struct loop *loop, loop_signal_fn fn, void *arg)
     loop->signal_fn = fn;
     loop->signal_arg = arg;
     CHECK(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
-    int err = signal_catch(loop, &loop->sigterm, SIGTERM);
-    return err ? err : signal_catch(loop, &loop->sigint, SIGINT);
+    static const int caught[] = {SIGTERM, SIGINT, SIGHUP};
+    int err = 0;
+    for (size_t i = 0; i < sizeof caught / sizeof caught[0] && !err; i++)
+        err = signal_catch(loop, &loop->signals[i], caught[i]);
+    return err;
 }

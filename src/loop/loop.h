@@ -104,8 +104,8 @@ void job_start(struct loop *loop, struct job *job, job_fn work, job_fn done);
 
 /* ---- signals ---- */
 
-/* Call fn(arg, signo) on the loop for every SIGTERM and SIGINT; SIGPIPE is ignored for the process. Once a loop.
- * Returns 0 or libuv's error. */
+/* Call fn(arg, signo) on the loop for every SIGTERM, SIGINT and SIGHUP (a terminal that closes); SIGPIPE is ignored for the process. Once a
+ * loop. Returns 0 or libuv's error. */
 typedef void (*loop_signal_fn)(void *arg, int signo);
 int loop_catch_signals(struct loop *loop, loop_signal_fn fn, void *arg);
 
@@ -116,6 +116,12 @@ void loop_log_to_stderr(struct log *log, enum log_level level);
 
 /* This host's name, cut to fit. Returns 0 or -errno. */
 int loop_host_name(char *out, size_t out_len);
+
+/* Let this process open as many files as its hard limit allows. Returns how many that is. */
+uint64_t loop_raise_file_limit(void);
+
+/* Memory of this host in bytes; 0 when unknown. */
+uint64_t loop_host_memory_bytes(void);
 
 /* Resident set of this process in bytes; 0 when unknown. CPU time (user + system) used, in ms. */
 uint64_t loop_rss_bytes(void);

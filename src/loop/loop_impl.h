@@ -17,8 +17,7 @@ struct loop {
     uv_prepare_t prepare;
     uv_idle_t idle; /* active while something waits for the next turn, so that poll does not block */
     uv_timer_t timer;
-    uv_signal_t sigterm;
-    uv_signal_t sigint;
+    uv_signal_t signals[3];
     const struct log *log;
     bool stopping;
 

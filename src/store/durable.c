@@ -3,6 +3,8 @@
 
 #include <errno.h>
 
+#include "base/error.h"
+
 static void synced(struct disk_sync *sync, int err);
 
 static int sync_where(struct store_put *put, struct segment *segment, uint32_t block, uint32_t blocks)
@@ -15,6 +17,8 @@ static int sync_where(struct store_put *put, struct segment *segment, uint32_t b
 int durable_start(struct store *store, struct store_put *put, struct entry *entry, int outcome)
 {
     put->outcome = outcome;
+    if (entry->place && CONTAINER_OF(entry->place, struct shelf, place)->doomed)
+        return KVD_EBUSY; /* what is there dies at any moment, and until then a remove must know that it is there */
     if (entry->place)
         return sync_where(put, CONTAINER_OF(entry->place, struct shelf, place)->segment, entry->block, entry->blocks);
     if (!entry->work) {
@@ -27,25 +31,32 @@ int durable_start(struct store *store, struct store_put *put, struct entry *entr
     return STORE_PENDING;
 }
 
-/* A failed fsync says nothing of what reached the disk: the object is written once more, elsewhere. */
-static int write_again(struct store_put *put)
+/* Once more, elsewhere, if the object is still the one that this is about. */
+static int write_again(struct store_put *put, struct entry *entry)
 {
-    struct store *store = put->store;
-    struct entry *entry = table_find(store->table, put->key, table_hash(store->table, put->key));
-    if (!entry || entry->version != put->version)
-        return put->outcome; /* superseded meanwhile: there is nothing left to keep */
     if (!entry->blob || put->retried)
         return -EIO;
     put->retried = true;
     if (entry->place)
-        table_set_place(store->table, entry, NULL, 0, 0);
-    return durable_start(store, put, entry, put->outcome);
+        entry_forget_disk(put->store, entry);
+    return durable_start(put->store, put, entry, put->outcome);
 }
 
+/* A failed fsync says nothing of what reached the disk: a record may be there that the table does not know of. Without an error the
+ * replica may be gone all the same: its bytes were found to be wrong. */
 static void synced(struct disk_sync *sync, int err)
 {
     struct store_put *put = CONTAINER_OF(sync, struct store_put, sync);
-    int outcome = err ? write_again(put) : put->outcome;
+    struct store *store = put->store;
+    struct entry *entry = table_find(store->table, put->key, table_hash(store->table, put->key));
+    bool same = entry && entry->checksum == put->checksum;
+    int outcome = put->outcome;
+    if (err)
+        in_doubt(store);
+    if (same && (err || !entry->place))
+        outcome = write_again(put, entry);
+    else if (err && !entry)
+        outcome = err;
     if (outcome != STORE_PENDING)
         put->fn(put, outcome);
 }
@@ -58,7 +69,7 @@ void durable_written(struct store *store, struct writing *writing, int err)
         struct store_put *put = CONTAINER_OF(at, struct store_put, link);
         int outcome = err;
         if (superseded)
-            outcome = put->outcome;
+            outcome = writing->lost ? writing->lost : put->outcome;
         else if (err == 0)
             outcome = sync_where(put, writing->write.where.segment, writing->write.where.block, writing->write.where.blocks);
         if (outcome != STORE_PENDING)

@@ -12,17 +12,21 @@ void entry_forget_memory(struct store *store, struct entry *entry)
     blob_unref(blob);
 }
 
+void entry_forget_disk(struct store *store, struct entry *entry)
+{
+    struct shelf *shelf = CONTAINER_OF(entry->place, struct shelf, place);
+    table_set_place(store->table, entry, NULL, 0, 0);
+    reclaim_if_empty(store, shelf);
+}
+
 void entry_forget(struct store *store, struct entry *entry)
 {
     persist_detach(store, entry);
     load_detach(entry);
     lease_forget(store->leases, entry);
     entry->flags &= (uint8_t)~ENTRY_PINNED;
-    if (entry->place) {
-        struct shelf *shelf = CONTAINER_OF(entry->place, struct shelf, place);
-        table_set_place(store->table, entry, NULL, 0, 0);
-        reclaim_if_empty(store, shelf);
-    }
+    if (entry->place)
+        entry_forget_disk(store, entry);
     if (entry->blob)
         entry_forget_memory(store, entry);
     else
@@ -35,6 +39,9 @@ static uint64_t evict_one(struct store *store, bool desperate)
 {
     struct entry *victim = table_victim(store->table, desperate);
     if (!victim)
+        return 0;
+    /* Its file is going: memory will be all that a held one has. */
+    if (victim->place && entry_held(victim) && CONTAINER_OF(victim->place, struct shelf, place)->doomed)
         return 0;
     uint64_t bytes = blob_room(victim->blob);
     if (victim->place) {
@@ -87,6 +94,8 @@ int evict_for(struct store *store, struct blob *blob, bool whole)
             break;
     }
     int err = whole ? blob_grow_all(blob) : blob_grow(blob);
+    if (err == KVD_EBUSY && given > 0)
+        task_post(&store->room_task); /* this step was not enough: whoever waits goes on with the next */
     evict_check(store);
     return err;
 }

@@ -28,6 +28,8 @@ static const char *reason_of(int err)
         return "short";
     case KVD_EOFF:
         return "disk off";
+    case STORE_MISS:
+        return NULL;
     default:
         return "io error";
     }
@@ -54,6 +56,7 @@ static void answer(struct load *load, int err)
             outcome = KVD_EBUSY;
         } else {
             load->store->figures.misses++;
+            load->store->figures.read_errors += err != KVD_ECORRUPT && err != KVD_ESHORT && err != STORE_MISS;
             get->reason = reason_of(err);
             outcome = STORE_MISS;
         }
@@ -66,17 +69,19 @@ static void drop_replica(struct load *load, int err)
 {
     struct store *store = load->store;
     struct entry *entry = table_find(store->table, load->read.key, table_hash(store->table, load->read.key));
-    if (!entry || entry->version != load->read.version || !entry->place)
+    if (!entry || entry->version != load->read.version || !entry->place || entry->block != load->read.where.block ||
+        CONTAINER_OF(entry->place, struct shelf, place)->segment != load->read.where.segment)
         return;
+    bury(store, load->read.key, load->read.version);
+    if (entry->blob) {
+        entry_forget_disk(store, entry);
+        entry->version = disk_next_version(store->disk);
+        return;
+    }
     if (err == KVD_ECORRUPT)
         store->figures.dropped_corrupt++;
     else
         store->figures.dropped_short++;
-    bury(store, load->read.key, load->read.version);
-    if (entry->blob) {
-        table_set_place(store->table, entry, NULL, 0, 0);
-        return;
-    }
     entry_forget(store, entry);
 }
 
@@ -88,6 +93,7 @@ static void promote(struct load *load)
         return;
     entry->work = NULL;
     load->entry = NULL;
+    blob_zero_tail(load->blob); /* it may be written again */
     entry->blob = blob_ref(load->blob);
     store->figures.promoted++;
     table_settle(store->table, entry);
@@ -102,8 +108,6 @@ static void loaded(struct disk_read *read, int err)
         promote(load);
     else if (err == KVD_ECORRUPT || err == KVD_ESHORT)
         drop_replica(load, err);
-    else
-        store->figures.read_errors++;
     answer(load, err);
     load_free(load);
     room_changed(store);
@@ -131,7 +135,7 @@ void load_retry_starved(struct store *store)
 {
     for (struct list *at; (at = list_first(&store->starved)) != NULL;) {
         struct load *load = CONTAINER_OF(at, struct load, link);
-        int err = load_go(load);
+        int err = list_empty(&load->waiters) ? STORE_MISS : load_go(load); /* they may all have left */
         if (err == KVD_EBUSY)
             return;
         list_remove(at);
@@ -150,6 +154,34 @@ void load_expire_starved(struct store *store)
             return;
         list_remove(at);
         answer(load, KVD_EBUSY);
+        load_free(load);
+    }
+}
+
+void load_abandon(struct store *store, const struct segment *segment)
+{
+    struct list abandoned;
+    list_init(&abandoned);
+    for (struct list *at = store->starved.next, *next; at != &store->starved; at = next) {
+        next = at->next;
+        if (CONTAINER_OF(at, struct load, link)->read.where.segment != segment)
+            continue;
+        list_remove(at);
+        list_push_back(&abandoned, at);
+    }
+    for (struct list *at; (at = list_pop_front(&abandoned)) != NULL;) {
+        struct load *load = CONTAINER_OF(at, struct load, link);
+        answer(load, STORE_MISS);
+        load_free(load);
+    }
+}
+
+/* At the end; nobody waits for them any more. */
+void load_free_starved(struct store *store)
+{
+    for (struct list *at; (at = list_pop_front(&store->starved)) != NULL;) {
+        struct load *load = CONTAINER_OF(at, struct load, link);
+        CHECK(list_empty(&load->waiters));
         load_free(load);
     }
 }

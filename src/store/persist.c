@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -30,25 +32,52 @@ struct shelf *shelf_of(struct store *store, struct segment *segment)
 /* ---- dead without anybody waiting ---- */
 
 struct burial {
+    struct store *store;
     struct disk_kill kill;
     uint8_t key[];
 };
 
+void in_doubt(struct store *store)
+{
+    if (store->doubt == 0 && !store->closing)
+        log_warn(store->log, "disk_in_doubt", "what=\"unknown records may be there: every remove and replace waits for the disk\"");
+    store->doubt = disk_next_version(store->disk);
+}
+
 static void buried(struct disk_kill *kill, int err)
 {
-    (void)err; /* the tier has counted and logged it */
-    free(CONTAINER_OF(kill, struct burial, kill));
+    struct burial *burial = CONTAINER_OF(kill, struct burial, kill);
+    if (err)
+        in_doubt(burial->store);
+    free(burial);
+}
+
+void note_dead(struct store *store, struct span key, uint64_t version)
+{
+    uint64_t *slot = &store->dead[table_hash(store->table, key) % DEAD_SLOTS];
+    *slot = max_u64(*slot, version);
+}
+
+bool died_since(const struct store *store, struct span key, uint64_t version)
+{
+    return store->dead[table_hash(store->table, key) % DEAD_SLOTS] > version;
 }
 
 void bury(struct store *store, struct span key, uint64_t version)
 {
+    note_dead(store, key, version);
     struct burial *burial = malloc(sizeof *burial + key.len);
-    if (!burial)
+    if (!burial) {
+        in_doubt(store);
         return;
+    }
     memcpy(burial->key, key.at, key.len);
+    burial->store = store;
     burial->kill = (struct disk_kill){.kind = KILL_KEY, .name = span_of(burial->key, key.len), .version = version};
-    if (disk_kill_start(store->disk, &burial->kill, buried) != 0)
+    if (disk_kill_start(store->disk, &burial->kill, buried) != 0) {
+        in_doubt(store);
         free(burial);
+    }
 }
 
 /* ---- writes ---- */
@@ -86,6 +115,18 @@ static int shelve(struct store *store, struct writing *writing)
     return 0;
 }
 
+/* The object stays in memory alone. A record of it may be on disk all the same, if a write of it ever began. */
+static void not_written(struct writing *writing, int err)
+{
+    struct store *store = writing->store;
+    store->write_failures++;
+    count_unwritten(store, err);
+    if (writing->write.attempts == 0)
+        return;
+    bury(store, writing->write.key, writing->write.version);
+    writing->entry->version = disk_next_version(store->disk);
+}
+
 static void writing_end(struct writing *writing, int err)
 {
     struct store *store = writing->store;
@@ -96,13 +137,11 @@ static void writing_end(struct writing *writing, int err)
         if (err == 0)
             err = shelve(store, writing);
         table_settle(store->table, entry);
+        if (err)
+            not_written(writing, err);
+        else if (writing->write.attempts > 1)
+            in_doubt(store); /* of the first try */
     }
-    if (err) {
-        store->write_failures++;
-        count_unwritten(store, err);
-    }
-    if (err && err != KVD_EFULL && err != KVD_EOFF && err != KVD_ECLOSING && err != KVD_ETOOLARGE)
-        bury(store, writing->write.key, writing->write.version);
     list_remove(&writing->link);
     durable_written(store, writing, err);
     blob_unref(writing->write.blob);
@@ -121,12 +160,35 @@ static void cancelled(struct task *task)
     writing_end(CONTAINER_OF(task, struct writing, late), 0);
 }
 
+/* What came from disk, or has been there, has no sums of its chunks any more. It is written again only after a failure, or when its
+ * segment went: so rarely that summing it here, in one go, does not matter. */
+static int sums_restore(struct blob *blob)
+{
+    if (blob_sums(blob) || blob_chunks(blob) <= 1)
+        return 0;
+    int err = blob_sums_make(blob);
+    XXH3_state_t state;
+    XXH3_INITSTATE(&state);
+    for (uint64_t at = 0; err == 0 && at < blob_size(blob); at += POOL_CHUNK_BYTES) {
+        uint64_t end = min_u64(at + POOL_CHUNK_BYTES, blob_size(blob));
+        XXH3_64bits_reset(&state);
+        size_t len;
+        for (uint64_t in = at; in < end; in += len) {
+            const uint8_t *bytes = blob_at(blob, in, &len);
+            len = min_u64(len, end - in);
+            XXH3_64bits_update(&state, bytes, len);
+        }
+        blob_sums(blob)[at / POOL_CHUNK_BYTES] = XXH3_64bits_digest(&state);
+    }
+    return err;
+}
+
 int persist_start(struct store *store, struct entry *entry)
 {
     CHECK(entry->blob && !entry->work && !entry->place);
     struct writing *writing = calloc(1, sizeof *writing + entry->key_len);
-    int err = -ENOMEM;
-    if (!writing)
+    int err = writing ? sums_restore(entry->blob) : -ENOMEM;
+    if (err)
         goto fail;
     memcpy(writing->key, entry->key, entry->key_len);
     writing->work.kind = WORK_WRITE;
@@ -157,20 +219,45 @@ fail:
     return err;
 }
 
-bool persist_detach(struct store *store, struct entry *entry)
+static struct writing *writing_of(const struct entry *entry)
 {
     struct work *work = entry->work;
-    if (!work || work->kind != WORK_WRITE)
-        return false;
-    struct writing *writing = CONTAINER_OF(work, struct writing, work);
+    return work && work->kind == WORK_WRITE ? CONTAINER_OF(work, struct writing, work) : NULL;
+}
+
+static void detach(struct store *store, struct entry *entry, struct writing *writing)
+{
     writing->entry = NULL;
     entry->work = NULL;
     entry->flags &= (uint8_t)~ENTRY_WRITING;
     table_settle(store->table, entry);
-    if (!disk_write_cancel(store->disk, &writing->write))
+}
+
+bool persist_withdraw(struct store *store, struct entry *entry)
+{
+    struct writing *writing = writing_of(entry);
+    if (!writing)
         return true;
+    if (!disk_write_cancel(store->disk, &writing->write))
+        return false;
+    detach(store, entry, writing);
     task_post(&writing->late);
-    return writing->write.attempts > 0;
+    return true;
+}
+
+bool persist_detach(struct store *store, struct entry *entry)
+{
+    if (persist_withdraw(store, entry))
+        return false;
+    detach(store, entry, writing_of(entry));
+    return true;
+}
+
+void persist_lose(struct entry *entry, int err)
+{
+    struct writing *writing = writing_of(entry);
+    if (writing)
+        writing->lost = err;
 }
 
 /* ---- sync ---- */
@@ -194,31 +281,76 @@ static bool still_writing(const struct store *store, uint64_t upto)
     return first && CONTAINER_OF(first, struct writing, link)->number <= upto;
 }
 
+static void sync_go_on(struct store_sync *sync)
+{
+    if (still_writing(sync->store, sync->upto))
+        return;
+    list_remove(&sync->link);
+    int err = sync_disk(sync);
+    if (err)
+        sync_end(&sync->sync, err);
+}
+
+static bool queue_has_room(const struct store *store)
+{
+    return disk_queued_bytes(store->disk) < store->queue_limit;
+}
+
 static void syncs_check(struct store *store)
 {
     for (struct list *at = store->syncs.next, *next; at != &store->syncs; at = next) {
         next = at->next;
         struct store_sync *sync = CONTAINER_OF(at, struct store_sync, link);
-        if (still_writing(store, sync->upto))
-            break; /* later ones wait for no less */
-        list_remove(at);
-        int err = sync_disk(sync);
-        if (err)
-            sync->fn(sync, err);
+        if (!sync->walking)
+            sync_go_on(sync);
+        else if (queue_has_room(store))
+            task_post(&sync->step);
     }
+}
+
+/* What the policy says belongs on disk, and is in memory alone: its write failed, or its segment was given up. */
+static void write_unwritten(void *arg, struct entry *entry)
+{
+    struct store *store = arg;
+    if (entry->blob && !entry->place && !entry->work && persist_start(store, entry) != 0)
+        store->write_failures++;
+}
+
+static bool has_unwritten(const struct store *store)
+{
+    struct table_sums sums;
+    table_sums(store->table, &sums);
+    return store->config.persist == PERSIST_WRITE_THROUGH && sums.objects > sums.on_disk + sums.writing;
+}
+
+static void sync_step(struct task *task)
+{
+    enum { LOOKED_AT = 1024 };
+    struct store_sync *sync = CONTAINER_OF(task, struct store_sync, step);
+    struct store *store = sync->store;
+    if (!queue_has_room(store))
+        return; /* syncs_check() goes on when it has drained */
+    sync->cursor = table_scan(store->table, sync->cursor, span_of(NULL, 0), STEP_KEYS, LOOKED_AT, write_unwritten, store);
+    if (sync->cursor != 0) {
+        task_post(&sync->step);
+        return;
+    }
+    sync->walking = false;
+    sync->upto = store->writing_number;
+    sync_go_on(sync);
 }
 
 int store_sync_start(struct store *store, struct store_sync *sync, bool seal, store_sync_fn fn)
 {
-    sync->store = store;
-    sync->fn = fn;
-    sync->seal = seal;
-    sync->upto = store->writing_number;
-    sync->failed = store->write_failures;
+    *sync = (struct store_sync){.store = store, .fn = fn, .seal = seal, .upto = store->writing_number, .failed = store->write_failures};
     list_init(&sync->link);
+    task_init(&sync->step, store->loop, sync_step);
     if (disk_state(store->disk) == DISK_OFF)
         return KVD_EOFF;
-    if (still_writing(store, sync->upto)) {
+    sync->walking = has_unwritten(store);
+    if (sync->walking)
+        task_post(&sync->step);
+    if (sync->walking || still_writing(store, sync->upto)) {
         list_push_back(&store->syncs, &sync->link);
         return STORE_PENDING;
     }

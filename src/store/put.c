@@ -15,11 +15,14 @@ struct hashing {
     XXH3_state_t chunk;
 };
 
+bool store_may_hold_more(const struct store *store, uint64_t bytes)
+{
+    return table_held_memory_only_bytes(store->table) + store->pinning + bytes <= pool_size(store->pool) / 2;
+}
+
 bool store_may_hold(const struct store *store, const struct entry *entry)
 {
-    if (entry_held(entry) || entry->place)
-        return true;
-    return table_held_memory_only_bytes(store->table) + entry->size <= pool_size(store->pool) / 2;
+    return entry_held(entry) || entry->place || store_may_hold_more(store, entry->size);
 }
 
 static struct entry *find(struct store *store, struct span key)
@@ -52,6 +55,8 @@ int store_put_begin(struct store *store, struct store_put *put)
         put->version = entry->version;
         return STORE_PRESENT;
     }
+    if (put->size > pool_size(store->pool))
+        return KVD_EFULL;
     if (wants_disk(store, put) && queue_full(store, put->size))
         return KVD_EBUSY;
     struct hashing *hashing = aligned_alloc(64, round_up(sizeof *hashing, 64));
@@ -131,6 +136,7 @@ static void settle_room(struct store_put *put)
     put->hashing = NULL;
     put->store->inflight -= put->counted;
     put->counted = 0;
+    room_changed(put->store);
 }
 
 void store_put_abort(struct store_put *put)
@@ -145,6 +151,7 @@ void store_put_abort(struct store_put *put)
 static int present(struct store_put *put, struct entry *entry)
 {
     put->version = entry->version;
+    put->checksum = entry->checksum;
     put->store->figures.puts_present++;
     return put->ack_disk ? durable_start(put->store, put, entry, STORE_PRESENT) : STORE_PRESENT;
 }
@@ -156,11 +163,8 @@ static void strip(struct store *store, struct entry *entry)
     load_detach(entry);
     lease_forget(store->leases, entry);
     entry->flags &= (uint8_t)~ENTRY_PINNED;
-    if (entry->place) {
-        struct shelf *shelf = CONTAINER_OF(entry->place, struct shelf, place);
-        table_set_place(store->table, entry, NULL, 0, 0);
-        reclaim_if_empty(store, shelf);
-    }
+    if (entry->place)
+        entry_forget_disk(store, entry);
     if (entry->blob)
         entry_forget_memory(store, entry);
     store->figures.puts_replaced++;
@@ -175,10 +179,6 @@ static int publish(struct store_put *put)
     if (entry && !put->replace) {
         store_put_abort(put);
         return present(put, entry);
-    }
-    if (put->pin && table_held_memory_only_bytes(store->table) + put->size > pool_size(store->pool) / 2) {
-        store_put_abort(put);
-        return KVD_EBUSY;
     }
     if (entry)
         strip(store, entry);
@@ -210,28 +210,60 @@ static int publish(struct store_put *put)
     return STORE_OK;
 }
 
+/* Could a restart bring back an older value of this key over the one that is about to be shown? Then the remove log must say
+ * first that it is dead (invariant I4). A write under way goes on: until the new value is shown, the old one is what there is. */
+static bool must_kill_first(struct store *store, const struct store_put *put, struct entry *entry)
+{
+    if (!store->recovered || disk_kill_pending(store->disk, put->key))
+        return true;
+    if (store->doubt > 0 && put->replace)
+        return true;
+    return entry && (entry->place || !persist_withdraw(store, entry));
+}
+
+/* Was the key put again while our entry of the log was on its way? That does not reach what may be on disk of the newer one. Entries of
+ * other puts that wait as we do are no reason to wait once more: two of them would wait for each other for ever. */
+static bool overtaken(struct store *store, const struct store_put *put)
+{
+    struct entry *entry = find(store, put->key);
+    if (!put->replace)
+        return false;
+    if (!entry)
+        return (disk_kill_pending(store->disk, put->key) && died_since(store, put->key, put->kill.version)) ||
+               store->doubt > put->kill.version;
+    return entry->version > put->kill.version && must_kill_first(store, put, entry);
+}
+
+static void killed(struct disk_kill *kill, int err);
+
+static int kill_first(struct store_put *put)
+{
+    struct store *store = put->store;
+    put->kill = (struct disk_kill){.kind = KILL_KEY, .name = put->key, .version = disk_next_version(store->disk)};
+    int err = disk_kill_start(store->disk, &put->kill, killed);
+    if (err) {
+        store_put_abort(put);
+        return err;
+    }
+    store->pinning += put->pin ? put->size : 0;
+    return STORE_PENDING;
+}
+
+/* Only a replace promises that the old value is dead: any other put goes on without the disk (P8). */
 static void killed(struct disk_kill *kill, int err)
 {
     struct store_put *put = CONTAINER_OF(kill, struct store_put, kill);
-    if (err) {
+    struct store *store = put->store;
+    store->pinning -= put->pin ? put->size : 0;
+    int outcome = err;
+    if (err)
+        in_doubt(store);
+    if (err && put->replace)
         store_put_abort(put);
-        put->fn(put, err);
-        return;
-    }
-    int outcome = publish(put);
+    else
+        outcome = overtaken(store, put) ? kill_first(put) : publish(put);
     if (outcome != STORE_PENDING)
         put->fn(put, outcome);
-}
-
-/* Could a restart bring back an older value of this key over the one that is about to be shown? Then the remove log must say
- * first that it is dead (invariant I4). */
-static bool must_kill_first(struct store *store, struct store_put *put, struct entry *entry)
-{
-    if (!entry)
-        return !store->recovered || disk_kill_pending(store->disk, put->key);
-    if (!store->recovered)
-        return true;
-    return persist_detach(store, entry) || entry->place || disk_kill_pending(store->disk, put->key);
 }
 
 int store_put_commit(struct store_put *put, store_put_fn fn)
@@ -255,19 +287,19 @@ int store_put_commit(struct store_put *put, store_put_fn fn)
         store_put_abort(put);
         return present(put, entry);
     }
+    if (put->pin && !store_may_hold_more(store, put->size)) {
+        store_put_abort(put);
+        return KVD_EBUSY;
+    }
     if (!must_kill_first(store, put, entry))
         return publish(put);
-    if (disk_state(store->disk) == DISK_OPENING || (disk_state(store->disk) == DISK_OFF && !put->replace)) {
+    enum disk_state state = disk_state(store->disk);
+    if (!put->replace && (state == DISK_OPENING || state == DISK_OFF)) {
         /* Nobody knows when the log can be written, and memory keeps its latency (P8). */
         bury(store, put->key, disk_next_version(store->disk));
         return publish(put);
     }
-    put->kill = (struct disk_kill){.kind = KILL_KEY, .name = put->key, .version = disk_next_version(store->disk)};
-    int err = disk_kill_start(store->disk, &put->kill, killed);
-    if (err == 0)
-        return STORE_PENDING;
-    store_put_abort(put);
-    return err;
+    return kill_first(put);
 }
 
 int store_put_present(struct store_put *put, store_put_fn fn)
@@ -276,6 +308,8 @@ int store_put_present(struct store_put *put, store_put_fn fn)
     put->fn = fn;
     if (entry)
         return present(put, entry);
+    if (put->ack_disk)
+        return KVD_EBUSY; /* on no disk, and its bytes are skipped: the next try stores them */
     put->store->figures.puts_present++;
     return STORE_PRESENT;
 }

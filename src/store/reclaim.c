@@ -13,6 +13,8 @@ void reclaim_step(struct task *task)
         struct entry *entry = CONTAINER_OF(at, struct entry, in_place);
         if (entry->blob) {
             table_set_place(store->table, entry, NULL, 0, 0);
+            if (entry_held(entry) && !store_may_hold_more(store, 0))
+                (void)persist_start(store, entry); /* too much would be held in memory alone: it is written on */
             continue;
         }
         store->figures.dropped_reclaimed++;
@@ -24,7 +26,9 @@ void reclaim_step(struct task *task)
     }
     store->figures.reclaimed_segments++;
     store->giving_up--;
+    load_abandon(store, shelf->segment);
     disk_segment_unlink(store->disk, shelf->segment);
+    room_changed(store);
 }
 
 static void doom_done(struct disk_kill *kill, int err)
@@ -36,6 +40,7 @@ static void doom_done(struct disk_kill *kill, int err)
     }
     shelf->doomed = false;
     shelf->store->giving_up--;
+    shelf->store->doom_failed = true;
 }
 
 static bool give_up(struct store *store, struct shelf *shelf)
@@ -59,11 +64,16 @@ void reclaim_if_empty(struct store *store, struct shelf *shelf)
         give_up(store, shelf);
 }
 
-/* The oldest that holds nothing; else the oldest whose objects nobody holds to the disk alone. */
+/* The oldest that holds nothing; else the oldest whose objects nobody holds to the disk alone. Before all is known, one that seems to
+ * hold nothing may not have been read. After a failure it is none, once: who waits is told, and the next one tries again. */
 bool reclaim_full(struct store *store)
 {
     if (store->giving_up > 0)
         return true;
+    bool failed = store->doom_failed;
+    store->doom_failed = false;
+    if (failed || !store->recovered)
+        return false;
     struct shelf *oldest = NULL;
     for (struct segment *at = NULL; (at = disk_segment_next(store->disk, at)) != NULL;) {
         struct shelf *shelf = can_go(at) ? shelf_of(store, at) : NULL;

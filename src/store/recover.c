@@ -3,10 +3,13 @@
 
 #include <stdlib.h>
 
+#include "base/error.h"
+
 static void drop_early(void *arg, struct entry *entry)
 {
     struct store *store = arg;
     store->figures.dropped_versions++;
+    persist_lose(entry, KVD_EOFF); /* it has been seen: no "no effect" */
     entry_forget(store, entry);
 }
 
@@ -25,6 +28,8 @@ static void found(void *arg, const struct disk_found *found)
     uint64_t hash = table_hash(store->table, found->key);
     struct entry *entry = table_find(store->table, found->key, hash);
     struct shelf *shelf = shelf_of(store, found->where.segment);
+    if (!shelf || entry)
+        in_doubt(store); /* of two records the table can know one */
     if (!shelf || (entry && entry->version >= found->version))
         return;
     if (found->expires_ms != 0 && found->expires_ms <= loop_wall_ms(store->loop))
@@ -32,8 +37,10 @@ static void found(void *arg, const struct disk_found *found)
     if (entry)
         entry_forget(store, entry);
     entry = table_add(store->table, found->key, hash);
-    if (!entry)
+    if (!entry) {
+        in_doubt(store);
         return;
+    }
     entry->version = found->version;
     entry->size = found->size;
     entry->checksum = found->checksum;
@@ -45,6 +52,10 @@ static void found(void *arg, const struct disk_found *found)
 static void recovered(void *arg)
 {
     struct store *store = arg;
+    struct disk_figures figures;
+    disk_get_figures(store->disk, &figures);
+    if (figures.unreadable_segments + figures.newer_segments + figures.damaged_segments > 0)
+        in_doubt(store); /* what could not be read now may be read another time */
     store->recovered = true;
     reclaim_check(store);
     store->events.recovered(store->events_arg);

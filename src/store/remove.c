@@ -26,6 +26,8 @@ static void removal_done(struct disk_kill *kill, int err)
 {
     struct removal *removal = CONTAINER_OF(kill, struct removal, kill);
     struct store_remove *remove = removal->remove;
+    if (err)
+        in_doubt(remove->store);
     free(removal);
     finish_one(remove, err);
 }
@@ -44,6 +46,7 @@ static void log_removal(struct store_remove *remove, enum kill_kind kind, struct
         remove->kills++;
         return;
     }
+    in_doubt(remove->store);
     free(removal);
     if (!remove->err)
         remove->err = err;
@@ -54,15 +57,18 @@ static bool remove_entry(struct store *store, struct entry *entry)
 {
     bool on_disk = entry->place != NULL;
     on_disk |= persist_detach(store, entry);
+    if (on_disk)
+        note_dead(store, entry_key(entry), entry->version);
     entry_forget(store, entry);
     store->figures.removed++;
     return on_disk;
 }
 
-/* Is the key, though not in the table, perhaps on disk: not found yet, or removed by somebody whose log entry is not durable? */
+/* Is the key, though not in the table, perhaps on disk: not found yet, or removed by somebody whose log entry is not durable, or left
+ * there by a failure? */
 static bool may_rise(struct store *store, struct span key)
 {
-    return !store->recovered || disk_kill_pending(store->disk, key);
+    return !store->recovered || store->doubt > 0 || disk_kill_pending(store->disk, key);
 }
 
 static void remove_init(struct store *store, struct store_remove *remove, store_remove_fn fn)
@@ -78,13 +84,12 @@ int store_remove_start(struct store *store, struct store_remove *remove, const s
             continue;
         struct entry *entry = table_find(store->table, keys[i], table_hash(store->table, keys[i]));
         bool log_it = may_rise(store, keys[i]);
-        uint64_t version = entry ? entry->version : disk_next_version(store->disk);
         if (entry) {
             log_it |= remove_entry(store, entry);
             remove->removed++;
         }
         if (log_it)
-            log_removal(remove, KILL_KEY, keys[i], version);
+            log_removal(remove, KILL_KEY, keys[i], disk_next_version(store->disk)); /* a newer one may be on disk, not found yet */
     }
     room_changed(store);
     return remove->kills > 0 ? STORE_PENDING : remove->err;

@@ -19,8 +19,7 @@ static void lease_tick(struct timer *timer)
     struct store *store = CONTAINER_OF(timer, struct store, lease_timer);
     uint64_t next = lease_expire(store->leases, now_ms(store), LEASE_STEP);
     uint64_t wait = next <= now_ms(store) ? 0 : min_u64(next - now_ms(store), LEASE_TICK_MS);
-    if (wait < LEASE_TICK_MS)
-        room_changed(store);
+    room_changed(store);
     timer_start(&store->lease_timer, wait);
 }
 
@@ -61,6 +60,7 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     store->config = *config;
     store->events = *events;
     store->events_arg = arg;
+    store->recovered = !config->disk.dir; /* there is nothing to find */
     list_init(&store->waits);
     list_init(&store->starved);
     list_init(&store->writings);
@@ -104,14 +104,26 @@ static void disk_closed(void *arg)
     store->closed_fn(store->closed_arg);
 }
 
-void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg)
+static void close_disk(struct store *store, bool abandon)
 {
-    CHECK(!store->closing);
     store->closing = true;
-    store->closed_fn = fn;
-    store->closed_arg = arg;
     timer_stop(&store->lease_timer);
     disk_close(store->disk, abandon, disk_closed, store);
+}
+
+static void last_synced(struct store_sync *sync, int err)
+{
+    (void)err; /* logged where it arose; the disk tier closes whatever there is */
+    close_disk(sync->store, false);
+}
+
+void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg)
+{
+    CHECK(!store->closed_fn);
+    store->closed_fn = fn;
+    store->closed_arg = arg;
+    if (abandon || store_sync_start(store, &store->last_sync, false, last_synced) != STORE_PENDING)
+        close_disk(store, abandon);
 }
 
 static void forget_all(void *arg, struct entry *entry)
@@ -122,7 +134,8 @@ static void forget_all(void *arg, struct entry *entry)
 void store_free(struct store *store)
 {
     table_scan(store->table, 0, span_of(NULL, 0), UINT32_MAX, UINT32_MAX, forget_all, store);
-    CHECK(list_empty(&store->waits) && list_empty(&store->starved) && list_empty(&store->writings));
+    load_free_starved(store);
+    CHECK(list_empty(&store->waits) && list_empty(&store->writings));
     timer_stop(&store->wait_timer);
     task_cancel(&store->room_task);
     task_cancel(&store->evict_task);
@@ -175,6 +188,7 @@ void store_info(const struct store *store, struct store_info *out)
         .figures = store->figures,
         .disk_state = disk_state_name(store->disk),
         .disk_off_reason = disk_off_reason(store->disk),
+        .disk_trouble = disk_trouble(store->disk),
         .memory_limit_bytes = pool_size(store->pool),
         .memory_used_bytes = pool_used(store->pool),
         .memory_blobs = pool_blobs(store->pool),

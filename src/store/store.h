@@ -47,7 +47,8 @@ struct store_events {
 /* Returns 0, -ENOMEM or another errno. */
 int store_new(struct store **out, struct loop *loop, const struct log *log, const struct store_config *config,
               const struct store_events *events, void *arg);
-/* Write what is queued and close the disk tier, then fn. With `abandon`, what is queued is dropped (and counted). */
+/* Write what is queued, and what the policy would have on disk and is not, and close the disk tier, then fn. With `abandon`, what is queued
+ * is dropped (and counted). */
 typedef void (*store_closed_fn)(void *arg);
 void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg);
 /* After fn of store_close(), when no request is under way and no blob is referenced outside. */
@@ -76,8 +77,8 @@ uint64_t store_retry_after_ms(const struct store *store);
 /* ---- put ---- */
 
 struct store_put;
-/* outcome: STORE_OK, STORE_PRESENT; KVD_EBUSY (the bound of what may be pinned in memory); KVD_EOFF, KVD_EFULL, KVD_ETOOLARGE, -errno:
- * what was asked of the disk failed; the value may be there or not. */
+/* outcome: STORE_OK, STORE_PRESENT; KVD_EBUSY (the bound of what may be pinned in memory, or the object is just going: try again);
+ * KVD_EOFF, KVD_EFULL, KVD_ETOOLARGE, -errno: what was asked of the disk failed; the value may be there or not. */
 typedef void (*store_put_fn)(struct store_put *put, int outcome);
 struct store_put {
     /* the caller's, before store_put_begin() */
@@ -112,7 +113,8 @@ void store_put_received(struct store_put *put, size_t len);
 /* All of it has come. STORE_OK, STORE_PRESENT, STORE_PENDING, KVD_ECORRUPT (not the checksum that was announced; nothing happened), or an
  * error of store_put_fn. However it ends, the put holds nothing afterwards. */
 int store_put_commit(struct store_put *put, store_put_fn fn);
-/* As store_put_commit() for a put that store_put_begin() found PRESENT; the object may be gone by now: STORE_PRESENT all the same. */
+/* As store_put_commit() for a put that store_put_begin() found PRESENT; the object may be gone by now: STORE_PRESENT all the same, but
+ * KVD_EBUSY where it was to be on disk. */
 int store_put_present(struct store_put *put, store_put_fn fn);
 /* Give up before commit; nothing stays. Harmless after the end. */
 void store_put_abort(struct store_put *put);
@@ -224,10 +226,13 @@ struct store_sync {
     store_sync_fn fn;
     struct list link;
     uint64_t upto;
-    bool seal;
+    uint64_t cursor;
+    bool seal, walking;
+    struct task step;
     struct disk_sync sync;
 };
-/* fn(0) when all that was put before is on disk and synced, as far as the policy writes it; with `seal` the open segment is ended too.
+/* Write what the policy writes and is not on disk (a write of it failed, its segment was given up); fn(0) when all that was put before is
+ * on disk and synced, but for `failed` of them; with `seal` the open segment is ended too.
  * STORE_PENDING, or KVD_EOFF / KVD_ECLOSING. */
 int store_sync_start(struct store *store, struct store_sync *sync, bool seal, store_sync_fn fn);
 
@@ -258,7 +263,7 @@ struct store_info {
     struct store_figures figures;
     struct table_sums table;
     struct disk_figures disk;
-    const char *disk_state, *disk_off_reason;
+    const char *disk_state, *disk_off_reason, *disk_trouble;
     uint64_t memory_limit_bytes, memory_used_bytes, memory_blobs;
     uint64_t held_memory_only_bytes;
     uint64_t inflight_bytes, inflight_limit_bytes;

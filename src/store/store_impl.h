@@ -9,6 +9,7 @@ enum {
     STEP_BYTES = 1 << 20,       /* or gives back more bytes */
     LOAD_WAIT_MS = 5000,        /* a read that finds no room for this long is answered BUSY */
     WAIT_TICK_MS = 20,          /* how often deadlines of waiters are looked at */
+    DEAD_SLOTS = 256,           /* see store->dead */
     RANGE_ALONE_BYTES = 1 << 20 /* a range of a larger object is read by itself and not promoted */
 };
 
@@ -37,6 +38,7 @@ struct writing {
     struct list waiters; /* struct store_put: ack_disk */
     struct list link;    /* store->writings, in the order of `number` */
     uint64_t number;
+    int lost;         /* what the waiters are told if the object went though nobody wanted that */
     struct task late; /* ends a write that was cancelled */
     struct disk_write write;
     uint8_t key[];
@@ -72,6 +74,7 @@ struct store {
     uint64_t high_bytes, low_bytes; /* watermarks of the pool */
     uint64_t inflight, inflight_limit;
     uint64_t queue_limit;
+    uint64_t pinning; /* bytes of pinned puts that wait for their kill: they count as held */
 
     struct list waits;   /* struct store_wait */
     struct list starved; /* struct load */
@@ -87,8 +90,13 @@ struct store {
 
     struct list shelves;
     unsigned giving_up; /* segments on their way out */
+    bool doom_failed;   /* the last one that was to go could not */
     bool recovered;
+    uint64_t doubt; /* records up to this version may be on disk though the table knows nothing of them; 0: there are none */
+    /* By hash of the key: the highest version that went while a record of it may have been on disk. */
+    uint64_t dead[DEAD_SLOTS];
     bool closing;
+    struct store_sync last_sync; /* of store_close() */
     store_closed_fn closed_fn;
     void *closed_arg;
 
@@ -107,11 +115,13 @@ static inline bool entry_held(const struct entry *entry)
 
 /* May an object of this size and kind be held in memory alone without going over half the pool? */
 bool store_may_hold(const struct store *store, const struct entry *entry);
+bool store_may_hold_more(const struct store *store, uint64_t bytes);
 
 /* evict.c */
 int evict_for(struct store *store, struct blob *blob, bool whole); /* blob_grow() or blob_grow_all() with evictions to help */
 void evict_check(struct store *store);
 void entry_forget_memory(struct store *store, struct entry *entry);
+void entry_forget_disk(struct store *store, struct entry *entry);
 /* Take the object out of the table for good: every replica, lease and work it has. */
 void entry_forget(struct store *store, struct entry *entry);
 /* Room may have come free. */
@@ -123,13 +133,27 @@ void wait_setup(struct store *store);
 int persist_start(struct store *store, struct entry *entry);
 /* The object goes or is replaced: its write, if any, is for nothing. True when a record of it may be on disk all the same. */
 bool persist_detach(struct store *store, struct entry *entry);
+/* True when no write of the object is under way, a queued one taken back if it must; otherwise nothing has changed. */
+bool persist_withdraw(struct store *store, struct entry *entry);
+/* The object is about to go though nobody asked for it: who waits for its write is told `err`. */
+void persist_lose(struct entry *entry, int err);
 struct shelf *shelf_of(struct store *store, struct segment *segment);
-/* Have the remove log say that this version is dead, without anybody waiting. */
+/* This version is gone from the table, and a record of it may be on disk. */
+void note_dead(struct store *store, struct span key, uint64_t version);
+/* Has a version of this key (or of another whose hash is like it) gone that is newer than this one? */
+bool died_since(const struct store *store, struct span key, uint64_t version);
+/* Have the remove log say that this version is dead, without anybody waiting. What stays in memory needs a new version: a record
+ * of the old one would be dead on arrival. */
 void bury(struct store *store, struct span key, uint64_t version);
+/* Something may be on disk that the table does not know of (a kill or a sync failed): from now on every remove and replace is logged. */
+void in_doubt(struct store *store);
 
 /* load.c */
 int load_start(struct store *store, struct entry *entry, struct store_get *get);
 void load_detach(struct entry *entry);
+/* The file goes: what has not begun to be read there is a miss. */
+void load_abandon(struct store *store, const struct segment *segment);
+void load_free_starved(struct store *store);
 void load_retry_starved(struct store *store);
 void load_expire_starved(struct store *store);
 

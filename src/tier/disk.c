@@ -32,12 +32,18 @@ void disk_job_ended(struct disk *disk)
 
 static void close_pump(struct disk *disk);
 
+/* Those that are not sealed are among the newest: a turn does not look at all there are. */
 static void segments_pump(struct disk *disk)
 {
-    struct list *next;
-    for (struct list *at = disk->segments.next; at != &disk->segments; at = next) {
-        next = at->next;
-        segment_tick(CONTAINER_OF(at, struct segment, link));
+    uint32_t live = disk->sealing + (disk->open ? 1 : 0);
+    struct list *prev;
+    for (struct list *at = disk->segments.prev; at != &disk->segments && live > 0; at = prev) {
+        prev = at->prev;
+        struct segment *segment = CONTAINER_OF(at, struct segment, link);
+        if (!segment->appender)
+            continue;
+        live--;
+        segment_tick(segment);
     }
 }
 
@@ -176,6 +182,11 @@ const char *disk_state_name(const struct disk *disk)
     return names[disk->state];
 }
 
+const char *disk_trouble(const struct disk *disk)
+{
+    return disk->create_err ? error_text(disk->create_err) : "";
+}
+
 const char *disk_off_reason(const struct disk *disk)
 {
     return disk->off_reason;
@@ -190,9 +201,6 @@ void disk_get_figures(const struct disk *disk, struct disk_figures *out)
     out->log_bytes = disk->log_open ? disk->log_length : 0;
     for (size_t i = 0; i < disk->closed_logs.count; i++)
         out->log_bytes += disk->closed_logs.at[i].bytes;
-    out->segments = 0;
-    for (struct list *at = disk->segments.next; at != &disk->segments; at = at->next)
-        out->segments++;
 }
 
 /* ---- versions ---- */
@@ -431,6 +439,7 @@ void disk_segment_insert(struct disk *disk, struct segment *segment)
         after = after->prev;
     list_insert_after(after, &segment->link);
     segment->shown = true;
+    disk->figures.segments++;
 }
 
 /* What could not be unlinked is still there, and still counts. */
@@ -440,8 +449,10 @@ void disk_segment_gone(struct disk *disk, struct segment *segment)
     list_remove(&segment->link);
     disk->compact_due = true;
     disk_post(disk);
-    if (shown)
+    if (shown) {
+        disk->figures.segments--;
         disk->events.gone(disk->arg, segment);
+    }
     segment->shown = false;
     if (segment->accounted > 0)
         list_push_back(&disk->stuck, &segment->link);
@@ -453,6 +464,7 @@ void disk_segment_unlink(struct disk *disk, struct segment *segment)
 {
     CHECK(segment->state == SEGMENT_SEALED);
     segment->state = SEGMENT_DEAD;
+    disk->segment_kills -= segment->killing;
     disk->unlinking++;
     segment_unlink_maybe(segment);
 }
@@ -500,7 +512,8 @@ static bool requests_ended(struct disk *disk)
     disk_recovery_stop(disk);
     if (disk->open)
         segment_end(disk->open);
-    return disk->sealing == 0 && disk->unlinking == 0 && disk->reads == 0 && list_empty(&disk->ripe);
+    /* What is dead is about to be unlinked by its owner: its file is not ours to close. */
+    return disk->sealing == 0 && disk->segment_kills == 0 && disk->unlinking == 0 && disk->reads == 0 && list_empty(&disk->ripe);
 }
 
 static void close_pump(struct disk *disk)

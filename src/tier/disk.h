@@ -81,6 +81,8 @@ enum disk_state disk_state(const struct disk *disk);
 /* "opening", "recovering", "on", "off"; why it is off, or "". */
 const char *disk_state_name(const struct disk *disk);
 const char *disk_off_reason(const struct disk *disk);
+/* Why new segments cannot be made at the moment, or "". */
+const char *disk_trouble(const struct disk *disk);
 
 /* The next version: larger than any that this node ever gave (its ceiling is kept 2^20 ahead in the node file). Before opened(0)
  * versions come from the wall clock (ms << 16); should the ceiling turn out to be above them, disk_versions_jumped() says so after
@@ -216,6 +218,7 @@ void disk_segment_unlink(struct disk *disk, struct segment *segment);
 struct disk_figures {
     uint64_t limit_bytes, used_bytes; /* sealed lengths, full size of open ones, unlinked but not freed */
     uint64_t segments, foreign_files, newer_segments, unreadable_segments;
+    uint64_t damaged_segments; /* read in part: they may hold more than was found */
     uint64_t writes, written_bytes, write_errors, write_retries, index_writes;
     uint64_t reads, read_bytes, read_errors, read_short, read_corrupt;
     uint64_t syncs, sync_errors;

@@ -28,6 +28,8 @@ enum {
     FOUND_A_TURN = 64,
     RECOVERERS = 2,
     SEGMENT_MIN_BYTES = 256 << 10,
+    SPACE_KEPT_FREE = 1 << 20, /* of the file system: for the remove log, without which nothing can be given up */
+    CREATE_RETRY_MS = 1000,
 };
 
 /* A record on its way to the disk. */
@@ -111,9 +113,9 @@ struct disk {
     struct segment *creating;
     uint64_t used_bytes;
     uint64_t next_sequence;
-    uint32_t sealing;   /* segments ENDING or SEALING */
-    uint32_t unlinking; /* DEAD or UNLINKING */
-    uint32_t segment_kills;
+    uint32_t sealing;       /* segments ENDING or SEALING */
+    uint32_t unlinking;     /* DEAD or UNLINKING */
+    uint32_t segment_kills; /* being given up, not yet being unlinked */
     uint32_t reads;
 
     /* writes */
@@ -124,6 +126,9 @@ struct disk {
     uint32_t slots_used;
     uint64_t in_flight_bytes;
     bool waiting_for_room;
+    int create_err;           /* of the last try to make a segment; 0: it worked */
+    uint64_t create_retry_ms; /* not tried again before */
+    bool gave_up_for_space;   /* a segment was given up because the file system is full; one for each that can be made */
     uint64_t drain_since_us, drain_bytes, drain_rate;
 
     /* syncs that are ready to be called back */
@@ -176,12 +181,16 @@ int disk_slots_init(struct disk *disk);
 void disk_slots_fini(struct disk *disk);
 void disk_writes_pump(struct disk *disk);
 void disk_writes_fail(struct disk *disk, int err);
+/* The file system has more room than a moment ago. */
+void disk_space_freed(struct disk *disk);
 /* The oldest version among records that are queued or under way; UINT64_MAX when there is none. */
 uint64_t disk_writes_min_version(const struct disk *disk);
 
 /* ---- disk_kill.c ---- */
 void disk_kills_pump(struct disk *disk);
 void disk_kills_fail(struct disk *disk, int err);
+/* What is queued was to kill all that is on disk, but its versions were taken from too low a clock. */
+void disk_kills_raise(struct disk *disk);
 void disk_compact_pump(struct disk *disk);
 /* Remember a closed log. 0 or -ENOMEM. */
 int closed_logs_add(struct closed_logs *logs, const struct closed_log *closed);

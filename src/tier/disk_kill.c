@@ -86,12 +86,23 @@ int disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct se
     return 0;
 }
 
+void disk_kills_raise(struct disk *disk)
+{
+    for (struct list *at = disk->kills.next; at != &disk->kills; at = at->next) {
+        struct disk_kill *kill = CONTAINER_OF(at, struct disk_kill, link);
+        if (kill->kind == KILL_SEGMENT)
+            continue;
+        kill->version = disk->version;
+        dead_note(disk, kill);
+    }
+}
+
 static void kill_end(struct disk *disk, struct disk_kill *kill, int err)
 {
     pending_remove(disk, kill);
-    if (kill->segment) {
+    if (kill->segment && err) {
         disk->segment_kills--;
-        kill->segment->killing = !err;
+        kill->segment->killing = false;
     }
     if (!err)
         disk->figures.kills++;

@@ -45,7 +45,7 @@ struct opening {
     struct loop *loop;
     const struct log *log;
     const char *dir, *cluster, *node, *folder;
-    uint64_t start_version;
+    uint64_t start_version, first_version;
     /* what came of it */
     int err;
     char reason[160];
@@ -324,8 +324,11 @@ static void opening_take(struct disk *disk, struct opening *opening)
     disk->device = opening->device;
     disk->generation = opening->state.generation;
     disk->ceiling = opening->state.ceiling;
-    disk->jumped = opening->start_version > disk->version;
+    bool given = disk->version > opening->first_version;
+    disk->jumped = opening->start_version > disk->version || (given && opening->start_version > opening->first_version);
     disk->version = max_u64(disk->version, opening->start_version);
+    if (disk->jumped)
+        disk_kills_raise(disk);
     disk->figures.foreign_files = opening->foreign;
     disk->found_files = opening->files;
     disk->found_count = opening->file_count;
@@ -387,7 +390,7 @@ int disk_open_start(struct disk *disk)
     opening->cluster = disk->cluster;
     opening->node = disk->node;
     opening->folder = disk->folder;
-    opening->start_version = disk->version;
+    opening->start_version = opening->first_version = disk->version;
     disk_job_start(disk, &opening->job, opening_work, opening_done);
     return 0;
 }
@@ -466,6 +469,7 @@ static void run_log(const struct recover_run *run)
         log_warn(disk->log, "torn_tail", "file=%s walked=%" PRIu64 " void=%" PRIu64, run->segment->below, recovery->walked, recovery->torn);
     if (recovery->bad_indexes > 0)
         log_warn(disk->log, "index_bad", "file=%s indexes=%" PRIu64, run->segment->below, recovery->bad_indexes);
+    disk->figures.damaged_segments += recovery->err || recovery->lost;
     if (recovery->err || recovery->lost)
         log_warn(disk->log, "segment_damaged", "file=%s error=\"%s\"", run->segment->below, error_text(recovery->err));
 }

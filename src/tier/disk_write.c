@@ -63,9 +63,10 @@ static void drain_note(struct disk *disk, uint64_t bytes)
     uint64_t now_us = loop_now_us(disk->loop);
     disk->drain_bytes += bytes;
     uint64_t passed_us = now_us - disk->drain_since_us;
-    if (passed_us < window_us)
+    bool last = disk->figures.queued_records <= 1 && disk->drain_bytes >= MIB;
+    if (passed_us < window_us && !last)
         return;
-    uint64_t rate = disk->drain_bytes * 1000 / (passed_us / 1000 + 1);
+    uint64_t rate = disk->drain_bytes * 1000000 / (passed_us + 1);
     disk->drain_rate = disk->drain_rate ? (disk->drain_rate * 3 + rate) / 4 : rate;
     disk->drain_since_us = now_us;
     disk->drain_bytes = 0;
@@ -279,8 +280,11 @@ static int creation_check_place(const struct creation *creation)
         return err;
     if (info.device != creation->device)
         return -ENODEV;
+    if (info.free_bytes < creation->head.full_bytes + SPACE_KEPT_FREE)
+        return -ENOSPC;
     struct node_state state;
-    return node_file_load(creation->loop, creation->folder, creation->node, creation->cluster, &state);
+    err = node_file_load(creation->loop, creation->folder, creation->node, creation->cluster, &state);
+    return err <= KVD_EPROTO ? -EIO : err; /* a write does not end with what is said of values */
 }
 
 static int creation_write_head(struct creation *creation)
@@ -324,13 +328,36 @@ static void creation_work(struct job *job)
     creation->err = err;
 }
 
+static bool is_full(int err)
+{
+    return err == -ENOSPC || err == -EDQUOT;
+}
+
+/* Said once, however often it is tried. A full file system may be helped by giving a segment up; anything else fails who waits. */
 static void creation_failed(struct disk *disk, struct segment *segment, int err)
 {
-    log_error(disk->log, "write_failed", "file=%s what=create error=\"%s\"", segment->below, error_text(err));
+    if (disk->create_err != err)
+        log_error(disk->log, "write_failed", "file=%s what=create error=\"%s\"", segment->below, error_text(err));
+    disk->create_err = err;
+    disk->create_retry_ms = loop_now_ms(disk->loop) + CREATE_RETRY_MS;
     disk->figures.write_errors++;
     disk->used_bytes -= segment->accounted;
     segment_free(segment);
-    disk_writes_fail(disk, err);
+    if (!is_full(err))
+        disk_writes_fail(disk, err);
+}
+
+static void creation_worked(struct disk *disk)
+{
+    if (disk->create_err)
+        log_info(disk->log, "written_again", "after=\"%s\"", error_text(disk->create_err));
+    disk->create_err = 0;
+    disk->gave_up_for_space = false;
+}
+
+void disk_space_freed(struct disk *disk)
+{
+    disk->create_retry_ms = 0;
 }
 
 static void creation_done(struct job *job)
@@ -346,6 +373,7 @@ static void creation_done(struct job *job)
         segment->file = creation->file;
         segment->state = SEGMENT_OPEN;
         disk->open = segment;
+        creation_worked(disk);
         disk_segment_insert(disk, segment);
     }
     free(creation);
@@ -413,6 +441,24 @@ static void room_ask(struct disk *disk)
     }
 }
 
+/* Making a segment failed a moment ago. True: not again yet, and whoever waits has been seen to. */
+static bool creation_rests(struct disk *disk)
+{
+    if (!disk->create_err || loop_now_ms(disk->loop) >= disk->create_retry_ms)
+        return false;
+    if (!is_full(disk->create_err)) {
+        disk_writes_fail(disk, disk->create_err);
+    } else if (room_is_coming(disk) || disk->segment_kills > 0 || (disk->state == DISK_RECOVERING && !disk->closing)) {
+        return true;
+    } else if (disk->gave_up_for_space) {
+        disk_writes_fail(disk, KVD_EFULL);
+    } else {
+        disk->gave_up_for_space = true;
+        room_ask(disk);
+    }
+    return true;
+}
+
 /* See to it that the open segment has room for this one. True: it has. False: wait, or the queue has changed. */
 static bool room_make(struct disk *disk, struct disk_write *write)
 {
@@ -420,7 +466,7 @@ static bool room_make(struct disk *disk, struct disk_write *write)
         return !segment_stalled(disk->open);
     if (disk->open)
         segment_end(disk->open);
-    if (disk->creating)
+    if (disk->creating || creation_rests(disk))
         return false;
     uint64_t full_bytes = full_bytes_for(disk, write);
     if (disk->used_bytes + full_bytes > disk->limit_bytes) {

@@ -70,6 +70,8 @@ static bool slot_is_sane(const struct recovery *recovery, const struct layout_sl
 static int slots_read(struct recovery *recovery)
 {
     uint32_t count = recovery->head.slots;
+    if (layout_first_block(count) > file_blocks(recovery))
+        return KVD_ESHORT;
     uint8_t *blocks = aligned_alloc(BLOCK_BYTES, (size_t)count * BLOCK_BYTES);
     recovery->slots = calloc(count, sizeof *recovery->slots);
     recovery->skips = calloc(count, sizeof *recovery->skips);

@@ -293,6 +293,8 @@ static int file_load(struct loop *loop, const char *path, uint8_t **out, uint64_
     int64_t got = err ? err : fs_read(loop, &file, at, (uint64_t)size, 0);
     if (got < 0)
         err = (int)got;
+    else if (got < size)
+        err = KVD_ESHORT; /* not a torn tail: what is missing may have been acknowledged */
     (void)fs_close(loop, &file);
     if (err) {
         free(at);

@@ -421,6 +421,10 @@ static void seal_work(struct job *job)
     struct seal *seal = CONTAINER_OF(job, struct seal, job);
     uint64_t length = (uint64_t)seal->last_head.block * BLOCK_BYTES + index_bytes(&seal->last, 0);
     int err = fs_sync(seal->loop, &seal->file);
+    if (seal->doubtful || err) {
+        seal->err = err ? err : -EIO;
+        return;
+    }
     if (!err && seal->late.at)
         err = seal_index(seal, &seal->late, &seal->late_head);
     if (!err)
@@ -496,6 +500,7 @@ static void seal_prepare(struct segment *segment)
     seal->loop = segment->disk->loop;
     seal->file = segment->file;
     seal->block = appender->block;
+    seal->doubtful = segment->sync_failed;
     seal->last = appender->index;
     appender->index = (struct index_buffer){0};
     seal->last_head = (struct index_head){
@@ -565,6 +570,7 @@ static void unlink_done(struct job *job)
         log_error(disk->log, "unlink_failed", "file=%s error=\"%s\"", segment->below, error_text(segment->job_err));
     else
         segment_account(segment, 0);
+    disk_space_freed(disk);
     disk_segment_gone(disk, segment);
 }
 

@@ -58,6 +58,7 @@ struct seal {
     struct index_buffer last;
     struct index_head last_head;
     uint8_t *block; /* one, aligned */
+    bool doubtful;  /* a sync has failed: no index may vouch for what is there; a restart walks and verifies it */
     int err;
 };
 

@@ -1,6 +1,7 @@
 """What no client should send: each gets a clear answer or a closed connection, and nothing is lost."""
 import random
 import socket
+import time
 
 import msgpack
 import pytest
@@ -76,6 +77,17 @@ def test_a_broken_prefix_after_good_requests(kvd):
     wire = kvd.wire()
     wire.send_raw(frame(GET, {"key": b"stored-3"}, ident=1) + frame(PING, ident=2) + b"\0" * 28)
     assert wire.reply(1).code == OK and wire.reply(2).code == OK
+    refused_and_closed(wire, BAD_REQUEST)
+
+
+def test_what_was_answered_before_a_broken_prefix_still_comes(kvd):
+    """To one who has shut down its side and is slow to read, too."""
+    wire = kvd.wire()
+    wire.send_raw(b"".join(frame(GET, {"key": b"stored-4"}, ident=1 + i) for i in range(20)) + b"\0" * 28)
+    wire.sock.shutdown(socket.SHUT_WR)
+    time.sleep(0.4)  # longer than the server looks away; less than the second that it waits
+    for i in range(20):
+        wire.judge(*STORED[4], wire.reply(1 + i))
     refused_and_closed(wire, BAD_REQUEST)
 
 
@@ -249,6 +261,60 @@ def test_one_that_never_reads_its_replies(kvd):
     for _ in range(20):
         other.holds(*STORED[3])
     assert SANITIZED or kvd.rss_bytes() < rss + 64 * MIB
+
+
+@pytest.mark.parametrize("request_frame", [frame(GET, {"key": b"stored-4"}) * 120, frame(MGET, {"keys": [b"stored-4"] * 120}) + frame(PING) * 3],
+                         ids=["gets", "an mget"])
+def test_one_that_never_reads_and_is_gone(kvd, request_frame):
+    """The server has stopped reading from it, so only sending can say that nobody is there."""
+    other = kvd.wire()
+    before = other.figure("connections")
+    sent = other.info("server")["server"]["sent_bytes_total"]
+    deaf = kvd.wire()
+    deaf.send_raw(request_frame)
+    wait_until(lambda: other.info("server")["server"]["sent_bytes_total"] > sent + 64 * KIB, "replies under way")
+    deaf.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    deaf.close()
+    wait_until(lambda: other.figure("connections") == before, "the connection to be forgotten")
+
+
+def test_one_with_much_to_look_up_lets_others_in(start):
+    kvd = start(memory="64m", args=["--persist", "none"])
+    wire, other = kvd.wire(), kvd.wire()
+    for first in range(0, 16384, 1024):
+        ids = [wire.send(PUT, {"key": b"key-%d" % i}, b"v") for i in range(first, first + 1024)]
+        assert all(wire.reply(ident).code == OK for ident in ids)
+    count = 2000
+    wire.send_raw(frame(SCAN, {"prefix": b"nobody"}) * count)
+    seen = set()
+    wait_until(lambda: seen.add(other.info("ops")["ops"]["SCAN"]) or max(seen) == count, "the scans", every_s=0)
+    assert any(0 < number < count for number in seen), f"nobody was served meanwhile: {seen}"
+
+
+@pytest.mark.parametrize("op", [MGET, REMOVE])
+def test_one_that_asks_for_more_while_the_disk_hangs(start, bindfs, op):
+    """What unanswered requests remember is bounded for a connection."""
+    kvd = start(data=bindfs.point / "data", memory="4m")
+    wire = kvd.wire()
+    keys = [b"key-%d" % i for i in range(2500)]
+    for key in keys:
+        wire.store(key, 3000)
+    wire.sync()
+    on_disk = [key for key, where in zip(keys, wire.exists(keys)) if where == 2]
+    assert len(on_disk) > 1000
+    bindfs.freeze()
+    before = kvd.rss_bytes()
+    request_frame = frame(op, {"keys": (on_disk * 4)[:4096]})
+    greedy = kvd.wire(timeout_s=1)
+    try:
+        for _ in range(600):
+            greedy.send_raw(request_frame)
+    except TimeoutError:
+        pass  # the server has stopped taking more: that is the bound
+    assert kvd.wire().call(PING).code == OK
+    assert SANITIZED or kvd.rss_bytes() < before + 48 * MIB
+    bindfs.thaw()
+    kvd.kill()
 
 
 def test_one_that_never_reads_look_ups(kvd):

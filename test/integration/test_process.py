@@ -10,7 +10,7 @@ import time
 import msgpack
 import pytest
 
-from harness import (BUILD, CLOSING, CONFIG, GET, MIB, OK, PATIENCE_S, PING, PUT, Kvd, Wire, die_with_parent, free_port, prefix, readable,
+from harness import (BUILD, CLOSING, CONFIG, GET, MIB, OK, PATIENCE_S, PING, PUT, REMOVE_PREFIX, Kvd, Wire, die_with_parent, free_port, prefix, readable,
                      value_of, wait_until)
 
 
@@ -130,13 +130,28 @@ def test_check_config(folder):
 
 
 @pytest.mark.parametrize("text", ["memory = lots\n", "colour = blue\n", "memory\n", "[other]\nmemory = 64m\n", "persist = sometimes\n",
-                                  "listen = 0.0.0.0:7950\n", "\0\1\2\3", "memory = 64m\n" * 3 + "x" * 5000 + "\n"])
+                                  "listen = 0.0.0.0:7950\n", "\0\1\2\3", "memory = 64m\n" * 3 + "x" * 5000 + "\n", "io = auto|threads\n",
+                                  "dir = /var/lib/kvd\n  memory = 64m\n", "# " + "x" * 197 + " memory = 64m\n"])
 def test_check_config_refuses(folder, text):
     config = folder / "kvd.conf"
     config.write_text(text)
     line = one_clear_line(run("--config", config, "--check-config", "--dir", folder / "data", cwd=folder))
     assert "kvd" in line
     one_clear_line(run("--config", config, "--dir", folder / "data", cwd=folder))
+
+
+def test_check_config_names_the_line_and_what_is_wrong_with_it(folder):
+    config = folder / "kvd.conf"
+    config.write_text("memory = 64m\n\nmemory = lots\ncolour = blue\n")
+    line = one_clear_line(run("--config", config, "--check-config", "--dir", folder / "data", cwd=folder))
+    assert "line 3" in line and "lots" in line and "colour" not in line
+
+
+def test_a_long_line_of_a_config_file(folder):
+    config = folder / "kvd.conf"
+    for length, status in ((198, 0), (199, 2)):
+        config.write_text("memory = 64m\ndir = /" + "x" * (length - 7) + "\n  # memory = lots\npersist = none ; for now\n")
+        assert run("--config", config, "--check-config", cwd=folder).returncode == status
 
 
 def test_flags_win_over_the_file(start, folder):
@@ -251,6 +266,23 @@ def test_requests_after_sigterm_are_told(kvd):
     busy.send_raw(value[1000:])
     assert busy.reply(1).code == OK
     assert kvd.wait() == 0
+
+
+def test_a_remove_whose_client_is_gone_is_finished(start):
+    kvd = start(memory="64m", args=["--persist", "none"])
+    wire, other = kvd.wire(), kvd.wire()
+    for first in range(0, 50_000, 1000):
+        ids = [wire.send(PUT, {"key": b"key-%d" % i}, b"v") for i in range(first, first + 1000)]
+        assert all(wire.reply(ident).code == OK for ident in ids)
+    asked = 150
+    gone = [kvd.wire() for _ in range(asked)]
+    for one in gone:
+        one.send(REMOVE_PREFIX, {"prefix": b"nobody"})
+    wait_until(lambda: other.info("ops")["ops"]["REMOVE_PREFIX"] == asked, "the removes", every_s=0)
+    for one in gone:
+        one.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        one.close()
+    kvd.stop()
 
 
 def test_idle_connections_do_not_keep_it(kvd):

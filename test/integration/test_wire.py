@@ -6,7 +6,7 @@ import pytest
 
 from harness import (ADMIN, AUTH, BAD_REQUEST, CONFIG, CORRUPT, EXISTS, GET, HELLO, INFO, KIB, MATCH, MAX_BATCH_KEYS, MAX_META_BYTES, MGET, MIB,
                      NOT_FOUND, OK, PIN, PING, PRESENT, PUT, RELEASE, REMOVE, REMOVE_ALL, REMOVE_PREFIX, SCAN, STAT, TOO_LARGE, UNSUPPORTED,
-                     WATCH, checksum, prefix, value_of, wait_until)
+                     WATCH, checksum, frame, prefix, value_of, wait_until)
 
 import msgpack
 
@@ -226,6 +226,29 @@ def test_requests_on_one_key_take_effect_in_order(wire):
     assert [reply.code for reply in got[:10]] == [NOT_FOUND, OK, OK, PRESENT, OK, OK, OK, NOT_FOUND, OK, OK]
     assert [got[i].body for i in (2, 5, 9)] == [one, b"2", b"3"]
     assert got[6].meta["removed"] == 1 and got[10].meta["present"][0] & 1
+
+
+def test_a_remove_does_not_overtake_an_mget(wire):
+    """An mget of more than is sent at once is begun in parts; what comes behind it takes effect behind all of them."""
+    wire.store(b"large", 4 * MIB)
+    wire.store(b"last", 1000)
+    keys = [b"large"] * 40 + [b"last"]
+    wire.send_raw(frame(MGET, {"keys": keys}, ident=1001) + frame(REMOVE, {"keys": [b"last"]}, ident=1002) + frame(GET, {"key": b"last"}, ident=1003))
+    found = {}
+    while "hits" not in (got := wire.reply(1001)).meta:
+        found[got.meta["index"]] = got.code
+    assert found == dict.fromkeys(range(41), OK)
+    assert wire.reply(1002).meta == {"removed": 1}
+    assert wire.reply(1003).code == NOT_FOUND
+
+
+def test_replaces_behind_a_remove_come_to_an_end(wire):
+    for number in range(5):
+        assert wire.put(b"key", b"old", ack="disk").code in (OK, PRESENT)
+        ids = [wire.send(PUT, {"key": b"key", "replace": True}, b"new-%d" % i) if i else wire.send(REMOVE, {"keys": [b"key"]}) for i in range(4)]
+        assert [wire.reply(ident).code for ident in ids] == [OK] * 4, number
+        assert wire.get(b"key").body == b"new-3"
+        wire.remove(b"key")
 
 
 def test_a_long_pipeline_of_mixed_requests(wire):

@@ -78,8 +78,8 @@ void rig_init_copy(struct rig *rig, const struct rig *from)
     rig->segment_bytes = from->segment_bytes;
     rig->read_split_bytes = from->read_split_bytes;
     rig->forbid_ring = from->forbid_ring;
-    char command[700];
-    snprintf(command, sizeof command, "cp -a --sparse=always '%s' '%s'", from->dir, rig->dir);
+    char command[1000];
+    snprintf(command, sizeof command, "[ ! -d '%s' ] || cp -a --sparse=always '%s' '%s'", from->dir, from->dir, rig->dir);
     CHECK(system(command) == 0);
 }
 
@@ -160,6 +160,11 @@ static bool is_settled(void *arg)
     for (size_t i = 0; i < RECOVERERS; i++)
         if (disk->runs[i].busy)
             return false;
+    for (struct list *at = disk->segments.next; at != &disk->segments; at = at->next) {
+        const struct appender *appender = CONTAINER_OF(at, struct segment, link)->appender;
+        if (appender && (appender->in_flight > 0 || appender->checkpoint.state != CHECKPOINT_NONE))
+            return false;
+    }
     return disk->jobs == 0 && disk->slots_used == 0 && list_empty(&disk->queue) && list_empty(&disk->kills) && !disk->frame_running &&
            disk->sealing == 0 && disk->reads == 0 && !(disk->compact_due && disk->state == DISK_ON);
 }

@@ -1118,22 +1118,82 @@ Test(libkvd, arguments_that_make_no_sense)
     struct kvd_key bad[] = {{"", 0}, {NULL, 0}, {long_key, sizeof long_key}};
     char buffer[8];
     size_t len;
-    uint8_t present;
     struct kvd_stat stat;
+    struct kvd_matched matched;
     for (size_t i = 0; i < 3; i++) {
         struct kvd_item item = {.key = bad[i], .buffer = buffer, .capacity = sizeof buffer};
         cr_assert_eq(kvd_put(kvd, bad[i], "v", 1, 0, NULL), KVD_ERR_USAGE);
         cr_assert_eq(kvd_get(kvd, bad[i], buffer, sizeof buffer, &len, NULL), KVD_ERR_USAGE);
-        cr_assert_eq(kvd_mget(kvd, &item, 1, NULL), KVD_ERR_USAGE);
+        cr_assert_eq(kvd_mget(kvd, &item, 1, NULL), KVD_OK, "nothing is sent");
         cr_assert_eq(item.result, KVD_ERR_USAGE);
-        cr_assert_eq(kvd_exists(kvd, &bad[i], 1, &present), KVD_ERR_USAGE);
+        item.result = 0;
+        cr_assert_eq(kvd_mput(kvd, &item, 1, 0), KVD_OK, "nothing is sent");
+        cr_assert_eq(item.result, KVD_ERR_USAGE);
         cr_assert_eq(kvd_remove(kvd, &bad[i], 1, NULL), KVD_ERR_USAGE);
+        cr_assert_eq(kvd_pin(kvd, &bad[i], 1, true, NULL), KVD_ERR_USAGE);
+        cr_assert_eq(kvd_match(kvd, &bad[i], 1, 0, 0, &matched), KVD_ERR_USAGE);
         cr_assert_eq(kvd_stat(kvd, bad[i], &stat), KVD_ERR_USAGE);
         cr_assert_eq(kvd_remove_prefix(kvd, bad[i], NULL), KVD_ERR_USAGE);
     }
     cr_assert_eq(kvd_mget(kvd, NULL, 0, NULL), KVD_OK);
     cr_assert_eq(kvd_mput(kvd, NULL, 0, 0), KVD_OK);
     cr_assert_eq(kvd_exists(kvd, NULL, 0, NULL), KVD_OK);
+    kvd_close(kvd);
+    fake_stop(&fake);
+}
+
+/* Two puts, one get, and a look-up with empty keys where the ill-formed ones were. */
+static void the_good_ones(struct peer *peer)
+{
+    hello(peer);
+    struct msg_put put;
+    struct msg_put_reply stored = {.has = 1, .version = 7};
+    for (int i = 0; i < 2; i++) {
+        if (!take(peer, OP_PUT, &put))
+            return;
+        want(peer, span_equal(put.key, span_text(i ? "c" : "a")), "the well-formed keys");
+        answer_ok(peer, &stored);
+    }
+    struct msg_mget mget;
+    if (!take(peer, OP_MGET, &mget))
+        return;
+    want(peer, mget.keys.count == 2 && span_equal(mget.keys.at[1], span_text("c")), "the well-formed keys");
+    answer_item(peer, 0, span_text("A"), false);
+    answer_item(peer, 1, span_text("C"), false);
+    answer_hits(peer, 2);
+    struct msg_look look;
+    struct msg_exists_reply exists = {.has = 3, .present = span_of("\x01\x00\x02\x00", 4), .count = 2};
+    if (!take(peer, OP_EXISTS, &look))
+        return;
+    want(peer, look.keys.count == 4 && look.keys.at[1].len == 0 && look.keys.at[3].len == 0, "nothing for the others");
+    answer_ok(peer, &exists);
+    drain(peer);
+}
+
+Test(libkvd, an_ill_formed_key_is_its_own_affair)
+{
+    struct fake fake;
+    FAKE_START(&fake, the_good_ones);
+    struct kvd *kvd = client(&fake, 2000);
+    static char long_key[1025];
+    struct kvd_key keys[4] = {{"a", 1}, {"", 0}, {"c", 1}, {long_key, sizeof long_key}};
+    struct kvd_item items[5];
+    char buffers[4][8] = {0};
+    for (size_t i = 0; i < 4; i++)
+        items[i] = (struct kvd_item){.key = keys[i], .value = "v", .len = 1, .buffer = buffers[i], .capacity = 8};
+    items[4] = (struct kvd_item){.key = keys[0], .value = "v", .len = (size_t)GIB + 1};
+    cr_assert_eq(kvd_mput(kvd, items, 5, 0), KVD_OK, "%s", kvd_message(kvd));
+    cr_assert(items[0].result == KVD_OK && items[2].result == KVD_OK);
+    cr_assert(items[1].result == KVD_ERR_USAGE && items[3].result == KVD_ERR_USAGE);
+    cr_assert_eq(items[4].result, KVD_ERR_TOO_LARGE, "it would end the connection");
+    cr_assert_eq(items[2].version, 7);
+    cr_assert_eq(kvd_mget(kvd, items, 4, NULL), KVD_OK, "%s", kvd_message(kvd));
+    cr_assert(items[0].result == KVD_OK && items[2].result == KVD_OK);
+    cr_assert(items[1].result == KVD_ERR_USAGE && items[3].result == KVD_ERR_USAGE);
+    cr_assert(buffers[0][0] == 'A' && buffers[2][0] == 'C' && buffers[1][0] == 0);
+    uint8_t present[4];
+    cr_assert_eq(kvd_exists(kvd, keys, 4, present), KVD_OK, "%s", kvd_message(kvd));
+    cr_assert_arr_eq(present, "\x01\x00\x02\x00", 4);
     kvd_close(kvd);
     fake_stop(&fake);
 }

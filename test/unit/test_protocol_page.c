@@ -83,7 +83,7 @@ static void raw_info(struct buffer *raw)
     pack_text(raw, "server");
     pack_map(raw, 2);
     pack_text(raw, "version");
-    pack_text(raw, "kvd 0.1.0");
+    pack_text(raw, "0.1.0");
     pack_text(raw, "uptime_ms");
     pack_u64(raw, 61000);
 }

@@ -162,7 +162,7 @@ Test(remove_log, a_cut_anywhere_loses_only_what_follows)
         for (unsigned f = 0; f < image.frames; f++) {
             size_t copy = ((f + 1 < image.frames ? image.frame_at[f + 1] : whole) - image.frame_at[f]) / 2;
             bool there = image.len >= image.frame_at[f] + copy;
-            bool dead = f == 0 ? kill_map_dead(map, span_text("first"), 100)
+            bool dead = f == 0   ? kill_map_dead(map, span_text("first"), 100)
                         : f == 1 ? kill_map_segment_dead(map, log_id)
                                  : kill_map_dead(map, span_text("last"), 300);
             cr_assert_eq(dead, there, "frame %u cut at %zu", f, image.len);

@@ -92,9 +92,9 @@ Test(text, sizes)
 Test(text, durations)
 {
     static const struct good good[] = {
-        {"0", 0}, {"250", 250}, {"250ms", 250}, {"5s", 5000}, {"1.5s", 1500}, {"2m", 120000}, {"1h", 3600000}, {"0.5h", 1800000},
+        {"0", 0}, {"250ms", 250}, {"5s", 5000}, {"1.5s", 1500}, {"2m", 120000}, {"1h", 3600000}, {"0.5h", 1800000},
     };
-    static const char *const bad[] = {"", "s", "5 s", "-5s", "5d", "5S", "5msx", "18446744073709551615s", "1.s"};
+    static const char *const bad[] = {"", "s", "5", "250", "00", "0.0", "5 s", "-5s", "5d", "5S", "5msx", "18446744073709551615s", "1.s"};
     expect_good(text_to_duration, good, COUNT(good));
     expect_bad(text_to_duration, bad, COUNT(bad));
 }

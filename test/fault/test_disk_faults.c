@@ -1,0 +1,651 @@
+/* The k-th file operation fails, for k = 1, 2, ... until nothing fires, in each of several ways. After that the promises are checked, on
+ * what a kill -9 would have left and on what a close left: what was killed stays dead, what was synced is there, no byte is ever wrong, and
+ * the tier opens again.
+ *
+ * The functions of the seam are replaced by the linker: -Wl,--wrap=fs_open and so on for each function wrapped here.
+ */
+#include <criterion/criterion.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "loop/fs.h"
+#include "test/support/disk_rig.h"
+
+/* ---- the faults ---- */
+
+enum fault_mode {
+    FAULT_NOT_DONE, /* says EIO, nothing happened */
+    FAULT_DONE,     /* says EIO, and yet it happened */
+    FAULT_SHORT,    /* reads and writes move one block only; others say EIO */
+    FAULT_NO_SPACE, /* from the k-th on, whatever takes room says ENOSPC */
+    FAULT_DEAD,     /* from the k-th on, all say EIO */
+    FAULT_MODES,
+};
+
+static atomic_uint fault_count;
+static unsigned fault_at; /* 0: none */
+static enum fault_mode fault_mode;
+static atomic_bool fault_fired;
+
+static void fault_arm(unsigned k, enum fault_mode mode)
+{
+    fault_mode = mode;
+    fault_at = k;
+    atomic_store(&fault_fired, false);
+    atomic_store(&fault_count, 0);
+}
+
+static bool fault_now(bool takes_room)
+{
+    unsigned k = fault_at ? atomic_fetch_add(&fault_count, 1) + 1 : 0;
+    bool from_here_on = fault_mode == FAULT_DEAD || fault_mode == FAULT_NO_SPACE;
+    bool fires = k > 0 && (k == fault_at || (from_here_on && k > fault_at)) && (fault_mode != FAULT_NO_SPACE || takes_room);
+    if (fires)
+        atomic_store(&fault_fired, true);
+    return fires;
+}
+
+static int fault_errno(void)
+{
+    return fault_mode == FAULT_NO_SPACE ? -ENOSPC : -EIO;
+}
+
+/* ---- the order of things ---- */
+
+enum event_kind { EVENT_WRITE, EVENT_SYNC };
+
+/* What went to files of one name's sort, in the order of `began` and `ended`. */
+struct event {
+    enum event_kind kind;
+    bool direct; /* to a segment */
+    uint64_t offset, len;
+    char magic[4];
+    unsigned began, ended;
+};
+
+enum { EVENTS = 4096 };
+static struct event *events; /* NULL: nobody looks */
+static atomic_uint event_count, event_clock;
+
+static struct event *event_begin(enum event_kind kind, const struct file *file, const void *at, uint64_t len, uint64_t offset)
+{
+    unsigned i = events ? atomic_fetch_add(&event_count, 1) : EVENTS;
+    if (i >= EVENTS)
+        return NULL;
+    events[i] = (struct event){.kind = kind, .direct = file->direct, .offset = offset, .len = len};
+    if (at && len >= 4)
+        memcpy(events[i].magic, at, 4);
+    events[i].began = atomic_fetch_add(&event_clock, 1) + 1;
+    return &events[i];
+}
+
+static void event_end(struct event *event)
+{
+    if (event)
+        event->ended = atomic_fetch_add(&event_clock, 1) + 1;
+}
+
+/* ---- blocking functions ---- */
+
+#define REAL __attribute__((weak))
+
+/* A function with an int result, its parameters, its arguments, and whether it takes room. */
+#define WRAP(name, params, args, takes_room) \
+    int __real_##name params REAL;           \
+    int __wrap_##name params;                \
+    int __wrap_##name params                 \
+    {                                        \
+        if (!fault_now(takes_room))          \
+            return __real_##name args;       \
+        if (fault_mode == FAULT_DONE)        \
+            (void)__real_##name args;        \
+        return fault_errno();                \
+    }
+
+WRAP(fs_truncate, (struct loop * loop, const struct file *file, uint64_t len), (loop, file, len), true)
+WRAP(fs_unlink, (struct loop * loop, const char *path), (loop, path), false)
+WRAP(fs_rename, (struct loop * loop, const char *from, const char *to), (loop, from, to), false)
+WRAP(fs_sync_dir, (struct loop * loop, const char *path), (loop, path), false)
+WRAP(fs_make_dirs, (struct loop * loop, const char *path), (loop, path), true)
+WRAP(fs_dir_info, (struct loop * loop, const char *path, struct fs_dir_info *out), (loop, path, out), false)
+WRAP(fs_list, (struct loop * loop, const char *path, fs_list_fn fn, void *arg), (loop, path, fn, arg), false)
+WRAP(fs_lock, (struct loop * loop, const struct file *file), (loop, file), false)
+
+int __real_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset) REAL;
+int __wrap_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset);
+int __wrap_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset)
+{
+    bool fires = fault_now(true);
+    if (fires && fault_mode != FAULT_DONE)
+        return fault_errno();
+    struct event *event = event_begin(EVENT_WRITE, file, buf, len, offset);
+    int err = __real_fs_write(loop, file, buf, len, offset);
+    event_end(event);
+    return fires ? fault_errno() : err;
+}
+
+int __real_fs_sync(struct loop *loop, const struct file *file) REAL;
+int __wrap_fs_sync(struct loop *loop, const struct file *file);
+int __wrap_fs_sync(struct loop *loop, const struct file *file)
+{
+    bool fires = fault_now(false);
+    if (fires && fault_mode != FAULT_DONE)
+        return fault_errno();
+    struct event *event = event_begin(EVENT_SYNC, file, NULL, 0, 0);
+    int err = __real_fs_sync(loop, file);
+    event_end(event);
+    return fires ? fault_errno() : err;
+}
+
+/* An open that says EIO leaves no file open, whatever it did. */
+int __real_fs_open(struct loop *loop, struct file *file, const char *path, unsigned flags) REAL;
+int __wrap_fs_open(struct loop *loop, struct file *file, const char *path, unsigned flags);
+int __wrap_fs_open(struct loop *loop, struct file *file, const char *path, unsigned flags)
+{
+    if (!fault_now((flags & FS_CREATE) != 0))
+        return __real_fs_open(loop, file, path, flags);
+    struct file opened;
+    if (fault_mode == FAULT_DONE && __real_fs_open(loop, &opened, path, flags) == 0)
+        (void)fs_close(loop, &opened);
+    return fault_errno();
+}
+
+int64_t __real_fs_read(struct loop *loop, const struct file *file, void *buf, uint64_t len, uint64_t offset) REAL;
+int64_t __wrap_fs_read(struct loop *loop, const struct file *file, void *buf, uint64_t len, uint64_t offset);
+int64_t __wrap_fs_read(struct loop *loop, const struct file *file, void *buf, uint64_t len, uint64_t offset)
+{
+    return fault_now(false) ? fault_errno() : __real_fs_read(loop, file, buf, len, offset);
+}
+
+int64_t __real_fs_size(struct loop *loop, const struct file *file) REAL;
+int64_t __wrap_fs_size(struct loop *loop, const struct file *file);
+int64_t __wrap_fs_size(struct loop *loop, const struct file *file)
+{
+    return fault_now(false) ? fault_errno() : __real_fs_size(loop, file);
+}
+
+/* ---- operations of the loop ---- */
+
+typedef void (*start_fn)(struct loop *loop, struct file_op *op, file_op_fn fn);
+void __real_file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn) REAL;
+void __real_file_write_start(struct loop *loop, struct file_op *op, file_op_fn fn) REAL;
+void __real_file_sync_start(struct loop *loop, struct file_op *op, file_op_fn fn) REAL;
+void __wrap_file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn);
+void __wrap_file_write_start(struct loop *loop, struct file_op *op, file_op_fn fn);
+void __wrap_file_sync_start(struct loop *loop, struct file_op *op, file_op_fn fn);
+
+/* Stands in for an operation that is to fail, to move less, to be watched or to be held back. */
+struct stand_in {
+    struct event *event;
+    struct task task;
+    struct file_op mine;
+    struct iovec iov;
+    struct file_op *op;
+    file_op_fn fn;
+};
+
+static void stand_in_end(struct stand_in *stand_in, int64_t result)
+{
+    struct file_op *op = stand_in->op;
+    file_op_fn fn = stand_in->fn;
+    free(stand_in);
+    op->result = result;
+    fn(op);
+}
+
+static void stand_in_fails(struct task *task)
+{
+    stand_in_end(CONTAINER_OF(task, struct stand_in, task), fault_errno());
+}
+
+static void stand_in_did(struct file_op *mine)
+{
+    struct stand_in *stand_in = CONTAINER_OF(mine, struct stand_in, mine);
+    stand_in_end(stand_in, fault_mode == FAULT_SHORT ? mine->result : fault_errno());
+}
+
+static void start_faulty(struct loop *loop, struct file_op *op, file_op_fn fn, start_fn real, bool moves)
+{
+    struct stand_in *stand_in = calloc(1, sizeof *stand_in);
+    CHECK(stand_in);
+    stand_in->op = op;
+    stand_in->fn = fn;
+    if (fault_mode == FAULT_DONE || (fault_mode == FAULT_SHORT && moves)) {
+        stand_in->mine.file = op->file;
+        stand_in->mine.iov = op->iov;
+        stand_in->mine.iov_count = op->iov_count;
+        stand_in->mine.offset = op->offset;
+        if (fault_mode == FAULT_SHORT) {
+            stand_in->iov = op->iov[0];
+            stand_in->iov.iov_len = min_u64(stand_in->iov.iov_len, BLOCK_BYTES);
+            stand_in->mine.iov = &stand_in->iov;
+            stand_in->mine.iov_count = 1;
+        }
+        real(loop, &stand_in->mine, stand_in_did);
+        return;
+    }
+    task_init(&stand_in->task, loop, stand_in_fails);
+    task_post(&stand_in->task);
+}
+
+/* ---- watching and holding ---- */
+
+static struct stand_in *held; /* the write that waits for release() */
+static bool hold_next_write;
+
+static void watched(struct file_op *mine)
+{
+    struct stand_in *stand_in = CONTAINER_OF(mine, struct stand_in, mine);
+    event_end(stand_in->event);
+    stand_in_end(stand_in, mine->result);
+}
+
+static void start_watched(struct loop *loop, struct file_op *op, file_op_fn fn, start_fn real, enum event_kind kind)
+{
+    struct stand_in *stand_in = calloc(1, sizeof *stand_in);
+    CHECK(stand_in);
+    uint64_t len = 0;
+    for (unsigned i = 0; i < op->iov_count && kind == EVENT_WRITE; i++)
+        len += op->iov[i].iov_len;
+    stand_in->event = event_begin(kind, op->file, len ? op->iov[0].iov_base : NULL, len, op->offset);
+    stand_in->op = op;
+    stand_in->fn = fn;
+    stand_in->mine.file = op->file;
+    stand_in->mine.iov = op->iov;
+    stand_in->mine.iov_count = op->iov_count;
+    stand_in->mine.offset = op->offset;
+    stand_in->mine.loop = loop;
+    if (hold_next_write && kind == EVENT_WRITE) {
+        hold_next_write = false;
+        held = stand_in;
+        return;
+    }
+    real(loop, &stand_in->mine, watched);
+}
+
+static void release(struct loop *loop)
+{
+    struct stand_in *stand_in = held;
+    held = NULL;
+    __real_file_write_start(loop, &stand_in->mine, watched);
+}
+
+void __wrap_file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn)
+{
+    if (fault_now(false))
+        start_faulty(loop, op, fn, __real_file_read_start, true);
+    else
+        __real_file_read_start(loop, op, fn);
+}
+
+void __wrap_file_write_start(struct loop *loop, struct file_op *op, file_op_fn fn)
+{
+    if (fault_now(true))
+        start_faulty(loop, op, fn, __real_file_write_start, true);
+    else if (events)
+        start_watched(loop, op, fn, __real_file_write_start, EVENT_WRITE);
+    else
+        __real_file_write_start(loop, op, fn);
+}
+
+void __wrap_file_sync_start(struct loop *loop, struct file_op *op, file_op_fn fn)
+{
+    if (fault_now(false))
+        start_faulty(loop, op, fn, __real_file_sync_start, false);
+    else if (events)
+        start_watched(loop, op, fn, __real_file_sync_start, EVENT_SYNC);
+    else
+        __real_file_sync_start(loop, op, fn);
+}
+
+/* ---- what is promised ---- */
+
+enum { KEYS = 12 };
+
+struct promise {
+    uint64_t version; /* of the newest put that was tried */
+    bool dead;        /* an acknowledged kill names it, and no put came after */
+    bool synced;      /* a sync of its newest version was acknowledged, and nothing took it away since */
+};
+
+struct world {
+    struct rig rig;
+    struct promise promises[KEYS];
+};
+
+static const char *key_of(unsigned i)
+{
+    static const char *const keys[KEYS] = {"k0", "k1", "k2", "k3", "k4", "k5", "p/6", "p/7", "k8", "k9", "k10", "k11"};
+    return keys[i];
+}
+
+static void do_kill(struct world *world, unsigned i)
+{
+    world->promises[i].synced = false;
+    /* One that failed may have taken effect. */
+    int err = rig_kill(&world->rig, KILL_KEY, key_of(i));
+    rig_forget(&world->rig, key_of(i));
+    world->promises[i].dead = world->promises[i].dead || err == 0;
+}
+
+static void do_put(struct world *world, unsigned i, uint64_t size)
+{
+    struct promise *promise = &world->promises[i];
+    /* As the store does it: what may be on disk is dead before the new value is shown. */
+    if (promise->version > 0)
+        do_kill(world, i);
+    int err = rig_put(&world->rig, key_of(i), size);
+    cr_assert_leq(err, 0);
+    promise->version = disk_next_version(world->rig.disk);
+    promise->dead = promise->synced = false;
+}
+
+static void do_sync(struct world *world, unsigned i)
+{
+    if (rig_object(&world->rig, key_of(i)) && rig_sync(&world->rig, key_of(i)) == 0)
+        world->promises[i].synced = true;
+}
+
+static void do_kill_prefix(struct world *world)
+{
+    int err = rig_kill(&world->rig, KILL_PREFIX, "p/");
+    for (unsigned i = 6; i <= 7; i++) {
+        world->promises[i].synced = false;
+        rig_forget(&world->rig, key_of(i));
+        world->promises[i].dead = world->promises[i].dead || err == 0;
+    }
+}
+
+static void do_give_up(struct world *world)
+{
+    struct segment *segment = disk_segment_next(world->rig.disk, NULL);
+    while (segment && segment_busy(segment))
+        segment = disk_segment_next(world->rig.disk, segment);
+    if (!segment)
+        return;
+    for (unsigned i = 0; i < KEYS; i++) {
+        const struct rig_object *object = rig_object(&world->rig, key_of(i));
+        if (object && object->where.segment == segment)
+            world->promises[i].synced = false;
+    }
+    (void)rig_give_up(&world->rig, segment);
+}
+
+static void do_read_all(struct world *world)
+{
+    for (unsigned i = 0; i < KEYS; i++)
+        cr_assert_neq(rig_get(&world->rig, key_of(i)), 1, "wrong bytes of %s", key_of(i));
+}
+
+/* A bit of everything. */
+static void life(struct world *world)
+{
+    for (unsigned i = 0; i < 4; i++)
+        do_put(world, i, 3000 + i * 90000);
+    do_sync(world, 1);
+    do_put(world, 2, 100);
+    do_sync(world, 2);
+    (void)rig_seal(&world->rig);
+    do_read_all(world);
+    do_kill(world, 3);
+    do_put(world, 6, 5000);
+    do_put(world, 7, 0);
+    do_put(world, 8, 600000);
+    do_sync(world, 8);
+    do_kill_prefix(world);
+    do_put(world, 6, 50);
+    (void)rig_sync_all(&world->rig);
+    do_put(world, 9, 700000);
+    do_sync(world, 9);
+    do_put(world, 3, 12);
+    do_give_up(world);
+    do_put(world, 10, 4096);
+    do_sync(world, 10);
+    do_put(world, 11, 1);
+    do_sync(world, 11);
+    do_kill(world, 9);
+    rig_settle(&world->rig);
+    do_read_all(world);
+}
+
+static void check_promises(const struct world *world, struct rig *rig, const char *when, unsigned k)
+{
+    cr_assert_eq(rig_open(rig), 0, "%s, k %u, mode %d: %s", when, k, fault_mode, disk_off_reason(rig->disk));
+    for (unsigned i = 0; i < KEYS; i++) {
+        const struct promise *promise = &world->promises[i];
+        int err = rig_get(rig, key_of(i));
+        cr_assert_neq(err, 1, "%s, k %u, mode %d: wrong bytes of %s", when, k, fault_mode, key_of(i));
+        if (promise->dead)
+            cr_assert_eq(err, -ENOENT, "%s, k %u, mode %d: %s came back", when, k, fault_mode, key_of(i));
+        if (promise->synced)
+            cr_assert_eq(err, 0, "%s, k %u, mode %d: %s is lost: %d", when, k, fault_mode, key_of(i), err);
+    }
+    struct disk_figures figures = rig_figures(rig);
+    cr_assert_leq(figures.used_bytes, rig->limit_bytes);
+    rig_settle(rig);
+    rig_close(rig);
+}
+
+/* One life with a fault at the k-th operation. False when it did not fire. */
+static bool try_fault(unsigned k, enum fault_mode mode, bool from_start)
+{
+    struct world *world = calloc(1, sizeof *world);
+    struct rig copy;
+    struct rig *rig = &world->rig;
+    rig_init(rig);
+    if (!from_start) {
+        cr_assert_eq(rig_open(rig), 0);
+        do_put(world, 4, 70000);
+        do_put(world, 5, 10);
+        do_kill(world, 5);
+        rig_close(rig);
+        world->promises[4].synced = true;
+    }
+    fault_arm(k, mode);
+    int err = rig_open(rig);
+    if (!err) {
+        do_read_all(world);
+        life(world);
+    }
+    fault_at = 0;
+    rig_init_copy(&copy, rig);
+    check_promises(world, &copy, "killed", k);
+    rig_fini(&copy);
+    fault_at = k;
+    rig_close(rig);
+    fault_at = 0;
+    bool fired = atomic_load(&fault_fired);
+    check_promises(world, rig, "closed", k);
+    check_promises(world, rig, "closed again", k);
+    rig_fini(rig);
+    free(world);
+    return fired;
+}
+
+static void try_all(enum fault_mode mode)
+{
+    cr_assert(__real_fs_open && __real_file_sync_start, "this test must be linked with --wrap for the functions it replaces");
+    for (unsigned from_start = 0; from_start < 2; from_start++) {
+        unsigned k = 1;
+        while (try_fault(k, mode, from_start))
+            k++;
+        cr_assert_gt(k, 40, "only %u operations", k);
+    }
+}
+
+Test(disk_faults, says_no_and_did_not, .timeout = 280)
+{
+    try_all(FAULT_NOT_DONE);
+}
+
+Test(disk_faults, says_no_and_did, .timeout = 280)
+{
+    try_all(FAULT_DONE);
+}
+
+Test(disk_faults, falls_short, .timeout = 280)
+{
+    try_all(FAULT_SHORT);
+}
+
+Test(disk_faults, runs_out_of_space, .timeout = 280)
+{
+    try_all(FAULT_NO_SPACE);
+}
+
+Test(disk_faults, dies, .timeout = 280)
+{
+    try_all(FAULT_DEAD);
+}
+
+/* ---- order ---- */
+
+static bool synced_between(unsigned after, unsigned before)
+{
+    for (unsigned i = 0; i < atomic_load(&event_count); i++)
+        if (events[i].kind == EVENT_SYNC && events[i].direct && events[i].began > after && events[i].ended && events[i].ended < before)
+            return true;
+    return false;
+}
+
+/* What an index names is written and synced before it is begun; a slot comes after its index; a final one after a sync of it. */
+static void check_index(const struct event *index)
+{
+    unsigned last = 0;
+    for (unsigned i = 0; i < atomic_load(&event_count); i++) {
+        const struct event *event = &events[i];
+        if (event->kind != EVENT_WRITE || !event->direct || event->offset >= index->offset || memcmp(event->magic, "KVDC", 4) == 0)
+            continue;
+        cr_assert(event->ended && event->ended < index->began, "a record before an index was still under way");
+        if (memcmp(event->magic, "KVDI", 4) != 0)
+            last = event->ended > last ? event->ended : last;
+    }
+    cr_assert(synced_between(last, index->began), "an index was written before what it names was synced");
+}
+
+static unsigned check_order(void)
+{
+    unsigned indexes = 0;
+    unsigned slots = 0;
+    for (unsigned i = 0; i < atomic_load(&event_count); i++) {
+        if (events[i].kind == EVENT_WRITE && memcmp(events[i].magic, "KVDI", 4) == 0) {
+            check_index(&events[i]);
+            indexes++;
+        }
+        if (events[i].kind == EVENT_WRITE && memcmp(events[i].magic, "KVDC", 4) == 0) {
+            slots++;
+            unsigned ended = 0;
+            for (unsigned j = 0; j < i; j++)
+                if (memcmp(events[j].magic, "KVDI", 4) == 0)
+                    ended = events[j].ended;
+            cr_assert(ended > 0 && ended < events[i].began, "a slot was written before its index");
+        }
+    }
+    cr_assert_eq(indexes, slots);
+    return indexes;
+}
+
+Test(disk_order, indexes_come_after_what_they_name, .timeout = 60)
+{
+    struct rig rig;
+    rig_init(&rig);
+    rig.limit_bytes = 256 << 20;
+    rig.segment_bytes = 64 << 20;
+    cr_assert_eq(rig_open(&rig), 0);
+    events = calloc(EVENTS, sizeof *events);
+    struct rig_write *writes[45];
+    for (unsigned i = 0; i < 45; i++) {
+        writes[i] = rig_write_start(&rig, "k", disk_next_version(rig.disk), 1 << 20);
+        if (i % 16 == 15)
+            rig_settle(&rig);
+    }
+    rig_settle(&rig);
+    for (unsigned i = 0; i < 45; i++) {
+        cr_assert(writes[i]->done && writes[i]->err == 0);
+        rig_write_free(writes[i]);
+    }
+    cr_assert_eq(rig_seal(&rig), 0);
+    cr_assert_eq(check_order(), 3);
+    free(events);
+    events = NULL;
+    rig_fini(&rig);
+}
+
+struct flagged_sync {
+    struct disk_sync sync;
+    bool done;
+    int err;
+};
+
+static void flagged(struct disk_sync *sync, int err)
+{
+    struct flagged_sync *mine = CONTAINER_OF(sync, struct flagged_sync, sync);
+    mine->done = true;
+    mine->err = err;
+}
+
+static bool is_done(void *arg)
+{
+    return *(bool *)arg;
+}
+
+/* Appends complete in any order; what is behind one that has not is not durable, for a restart would not get that far. */
+Test(disk_order, a_sync_waits_for_what_lies_before, .timeout = 60)
+{
+    struct rig rig;
+    rig_init(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "zero", 10), 0);
+    events = calloc(EVENTS, sizeof *events);
+    hold_next_write = true;
+    struct rig_write *first = rig_write_start(&rig, "first", disk_next_version(rig.disk), 5000);
+    struct rig_write *second = rig_write_start(&rig, "second", disk_next_version(rig.disk), 5000);
+    rig_until(&rig, is_done, &second->done);
+    cr_assert(held && !first->done);
+    struct flagged_sync before = {0}, behind = {0};
+    struct disk_where zero = rig_object(&rig, "zero")->where;
+    cr_assert_eq(disk_sync_start(rig.disk, &behind.sync, &second->write.where, flagged), 0);
+    cr_assert_eq(disk_sync_start(rig.disk, &before.sync, &zero, flagged), 0);
+    rig_until(&rig, is_done, &before.done);
+    cr_assert_eq(before.err, 0);
+    rig_turns(&rig, 200);
+    cr_assert_not(behind.done);
+    release(rig.loop);
+    rig_until(&rig, is_done, &behind.done);
+    cr_assert_eq(behind.err, 0);
+    cr_assert(first->done);
+    cr_assert(synced_between(events[0].ended, atomic_load(&event_clock) + 1));
+    rig_write_free(first);
+    rig_write_free(second);
+    rig_fini(&rig);
+    free(events);
+    events = NULL;
+}
+
+/* A kill is acknowledged when it is written and synced, not before. */
+Test(disk_order, a_kill_waits_for_its_frame, .timeout = 60)
+{
+    struct rig rig, copy;
+    rig_init(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "k", 10), 0);
+    rig_settle(&rig);
+    events = calloc(EVENTS, sizeof *events);
+    cr_assert_eq(rig_kill(&rig, KILL_KEY, "k"), 0);
+    cr_assert_geq(atomic_load(&event_count), 2);
+    cr_assert_eq(memcmp(events[0].magic, "KVDF", 4), 0);
+    cr_assert_eq(events[1].kind, EVENT_SYNC);
+    cr_assert(events[0].ended && events[0].ended < events[1].began && events[1].ended);
+    free(events);
+    events = NULL;
+    rig_init_copy(&copy, &rig);
+    cr_assert_eq(rig_open(&copy), 0);
+    cr_assert_not(rig_object(&copy, "k"));
+    rig_fini(&copy);
+    rig_fini(&rig);
+}

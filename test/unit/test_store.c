@@ -1,0 +1,723 @@
+/* The store, step by step, over a disk tier that does only what the test says. Orders and failures: test/fault/test_store_order.c. */
+#include "test/support/store_bench.h"
+
+enum { SMALL = 5000, MEDIUM = 300 * 1024 };
+
+/* ---- put and get in memory ---- */
+
+Test(store, a_put_is_seen_when_it_is_whole_and_not_before)
+{
+    bench_begin_usual();
+    struct put put;
+    cr_assert_eq(put_begin(&put, "a", 0, 7, MEDIUM), STORE_OK);
+    expect_miss("a");
+    cr_assert_eq(put_feed(&put, MEDIUM - 1), 0);
+    expect_miss("a");
+    cr_assert_eq(put_feed(&put, 1), 0);
+    expect_miss("a");
+    cr_assert_eq(put_commit(&put), STORE_OK);
+    expect_value("a", 7, MEDIUM);
+    struct store_stat stat = stat_of("a");
+    cr_assert(stat.version == put.put.version && stat.size == MEDIUM && stat.memory && !stat.disk && stat.disk_writing);
+    cr_assert_eq(stat.hits, 1);
+    bench_end();
+}
+
+Test(store, a_put_that_is_given_up_leaves_nothing)
+{
+    bench_begin_usual();
+    struct put put;
+    cr_assert_eq(put_begin(&put, "a", 0, 7, MEDIUM), STORE_OK);
+    cr_assert_eq(put_feed(&put, MEDIUM / 2), 0);
+    cr_assert_gt(info().inflight_bytes, 0);
+    store_put_abort(&put.put);
+    store_put_abort(&put.put);
+    expect_miss("a");
+    cr_assert_eq(info().memory_used_bytes + info().inflight_bytes + info().memory_blobs, 0);
+    bench_end();
+}
+
+Test(store, other_bytes_than_were_announced_are_refused)
+{
+    bench_begin_usual();
+    struct put put;
+    cr_assert_eq(put_begin(&put, "a", 0, 7, SMALL), STORE_OK);
+    put.put.has_checksum = true;
+    put.put.checksum = 12345;
+    cr_assert_eq(put_feed(&put, SMALL), 0);
+    cr_assert_eq(put_commit(&put), KVD_ECORRUPT);
+    expect_miss("a");
+    cr_assert_eq(info().figures.puts_corrupt, 1);
+    cr_assert_eq(info().memory_used_bytes, 0);
+    bench_end();
+}
+
+Test(store, a_put_of_a_present_key_changes_nothing)
+{
+    bench_begin_usual();
+    put_ok("a", 1, SMALL);
+    uint64_t version = stat_of("a").version;
+    struct put put;
+    cr_assert_eq(put_go(&put, "a", 0, 2, SMALL), STORE_PRESENT);
+    cr_assert_eq(put.put.version, version);
+    expect_value("a", 1, SMALL);
+    cr_assert_eq(info().figures.puts_present, 1);
+    bench_end();
+}
+
+Test(store, of_two_puts_at_once_the_first_to_end_wins)
+{
+    bench_begin_usual();
+    struct put first, second;
+    cr_assert_eq(put_begin(&first, "a", 0, 1, SMALL), STORE_OK);
+    cr_assert_eq(put_begin(&second, "a", 0, 2, SMALL), STORE_OK);
+    cr_assert_eq(put_feed(&first, SMALL) + put_feed(&second, SMALL), 0);
+    cr_assert_eq(put_commit(&second), STORE_OK);
+    cr_assert_eq(put_commit(&first), STORE_PRESENT);
+    cr_assert_eq(first.put.version, second.put.version);
+    expect_value("a", 2, SMALL);
+    bench_end();
+}
+
+Test(store, ranges_are_cut_to_the_value)
+{
+    bench_begin_usual();
+    put_ok("a", 3, MEDIUM);
+    put_ok("empty", 4, 0);
+    struct get get;
+    cr_assert_eq(get_range(&get, "a", 4090, 20), STORE_OK);
+    expect_got(&get, 3, 4090, 20);
+    cr_assert_eq(get_range(&get, "a", MEDIUM - 5, 100), STORE_OK);
+    expect_got(&get, 3, MEDIUM - 5, 5);
+    cr_assert_eq(get_range(&get, "a", MEDIUM + 1, 100), STORE_OK);
+    expect_got(&get, 3, MEDIUM, 0);
+    cr_assert_eq(get_range(&get, "a", UINT64_MAX, UINT64_MAX), STORE_OK);
+    expect_got(&get, 3, MEDIUM, 0);
+    cr_assert_eq(get_range(&get, "a", 10, 0), STORE_OK);
+    expect_got(&get, 3, 10, 0);
+    expect_value("empty", 4, 0);
+    bench_end();
+}
+
+Test(store, bytes_stay_for_whoever_has_them)
+{
+    bench_begin_usual();
+    put_ok("a", 1, MEDIUM);
+    struct get get;
+    cr_assert_eq(get_go(&get, "a"), STORE_OK);
+    struct removing removing;
+    cr_assert_eq(remove_go(&removing, "a"), STORE_OK);
+    for (uint64_t n = 0; n < 40; n++) {
+        char key[16];
+        snprintf(key, sizeof key, "n%d", (int)n);
+        put_ok(key, 100 + n, 64 * 1024);
+        fake_write_all(bench.disk);
+    }
+    expect_got(&get, 1, 0, MEDIUM);
+    bench_end();
+}
+
+Test(store, what_can_never_fit_is_refused_at_once)
+{
+    bench_begin_usual();
+    struct put put;
+    cr_assert_eq(put_begin(&put, "a", 0, 1, 4 * MIB + 1), KVD_EFULL);
+    cr_assert_eq(info().memory_blobs, 0);
+    store_put_abort(&put.put);
+    bench_end();
+}
+
+Test(store, the_figures_say_what_was_done)
+{
+    bench_begin_usual();
+    struct put put;
+    struct get get;
+    put_ok("a", 1, SMALL);
+    cr_assert_eq(put_go(&put, "a", REPLACE, 2, SMALL), STORE_OK);
+    expect_value("a", 2, SMALL);
+    cr_assert_eq(get_range(&get, "a", 1, 9), STORE_OK);
+    expect_got(&get, 2, 1, 9);
+    expect_miss("b");
+    struct store_figures f = info().figures;
+    cr_assert(f.puts == 2 && f.puts_replaced == 1 && f.put_bytes == 2 * SMALL);
+    cr_assert(f.gets == 3 && f.hits_memory == 2 && f.misses == 1 && f.get_bytes == SMALL + 9 && f.hits_disk == 0);
+    bench_end();
+}
+
+/* ---- the way to disk ---- */
+
+Test(store, a_put_goes_to_disk_by_itself_if_the_policy_says_so)
+{
+    bench_begin_usual();
+    put_ok("a", 1, SMALL);
+    store_set_persist(bench.store, PERSIST_NONE);
+    cr_assert_eq(store_persist(bench.store), PERSIST_NONE);
+    put_ok("b", 2, SMALL);
+    fake_write_all(bench.disk);
+    cr_assert_eq(where_is("a"), IN_MEMORY | ON_DISK);
+    cr_assert_eq(where_is("b"), IN_MEMORY);
+    cr_assert_eq(bench.disk->writes_started, 1);
+    struct store_stat stat = stat_of("a");
+    cr_assert(stat.disk && !stat.disk_writing && stat.offset > 0);
+    cr_assert_str_eq(stat.file, "kvd/fake/0001.seg");
+    bench_end();
+}
+
+Test(store, an_object_that_left_memory_is_read_from_disk_and_comes_back)
+{
+    bench_begin_usual();
+    put_on_disk("a", 1, MEDIUM);
+    struct get get;
+    cr_assert_eq(get_go(&get, "a"), STORE_PENDING);
+    cr_assert_eq(info().inflight_bytes, round_up(MEDIUM, BLOCK_BYTES));
+    fake_read_all(bench.disk);
+    cr_assert(get.get.from_disk);
+    expect_got(&get, 1, 0, MEDIUM);
+    cr_assert_eq(where_is("a"), IN_MEMORY | ON_DISK);
+    expect_value("a", 1, MEDIUM);
+    struct store_figures f = info().figures;
+    cr_assert(f.promoted == 1 && f.hits_disk == 1 && f.hits_memory == 1);
+    cr_assert_eq(info().inflight_bytes, 0);
+    bench_end();
+}
+
+Test(store, an_empty_range_of_an_object_on_disk_needs_no_read)
+{
+    bench_begin_usual();
+    put_on_disk("a", 1, SMALL);
+    struct get get;
+    cr_assert_eq(get_range(&get, "a", SMALL, 1), STORE_OK);
+    expect_got(&get, 1, SMALL, 0);
+    cr_assert(list_empty(&bench.disk->reads));
+    bench_end();
+}
+
+Test(store, without_a_disk_everything_works_in_memory)
+{
+    struct store_config config = bench_config();
+    config.disk.dir = NULL;
+    bench_begin(&config);
+    struct put put;
+    struct removing removing;
+    put_ok("a", 1, SMALL);
+    cr_assert_eq(put_go(&put, "a", REPLACE, 2, SMALL), STORE_OK);
+    expect_value("a", 2, SMALL);
+    cr_assert_eq(put_go(&put, "new", REPLACE, 3, SMALL), STORE_OK);
+    cr_assert_eq(remove_go(&removing, "a"), STORE_OK);
+    expect_miss("a");
+    cr_assert_eq(put_go(&put, "b", ACK_DISK, 2, SMALL), KVD_EOFF);
+    bench_end();
+}
+
+/* ---- eviction ---- */
+
+static void name(char out[32], const char *prefix, unsigned number)
+{
+    snprintf(out, 32, "%s%u", prefix, number);
+}
+
+static void put_many(const char *prefix, unsigned count, uint64_t size)
+{
+    char key[32];
+    for (unsigned i = 0; i < count; i++) {
+        name(key, prefix, i);
+        put_ok(key, i, size);
+    }
+}
+
+/* Fill memory until something leaves it. */
+static void push_out(const char *prefix, uint64_t size)
+{
+    struct store_figures before = info().figures;
+    char key[32];
+    for (unsigned i = 0; info().figures.evicted + info().figures.dropped_evicted == before.evicted + before.dropped_evicted; i++) {
+        cr_assert_lt(i, 1000, "nothing leaves");
+        name(key, prefix, i);
+        struct put put;
+        if (put_go(&put, key, 0, i, size) != STORE_OK)
+            break;
+        settle();
+    }
+}
+
+Test(store, the_least_recently_used_leaves_first)
+{
+    struct store_config config = bench_config();
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    put_many("n", 4, 64 * 1024);
+    struct span keys[] = {span_text("n0"), span_text("n1")};
+    store_touch(bench.store, keys, 2); /* last to first: n0 is the last to go */
+    push_out("fill", 64 * 1024);
+    cr_assert_eq(where_is("n2"), 0);
+    cr_assert_eq(where_is("n0"), IN_MEMORY);
+    while (where_is("n1"))
+        push_out("more", 64 * 1024);
+    cr_assert_eq(where_is("n0"), IN_MEMORY);
+    cr_assert_eq(info().figures.dropped_evicted, info().figures.puts - info().table.objects);
+    bench_end();
+}
+
+Test(store, what_is_on_disk_is_only_evicted_and_the_rest_is_counted_as_dropped)
+{
+    struct store_config config = bench_config();
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    put_on_both("a", 1, 64 * 1024);
+    push_out("fill", 64 * 1024);
+    cr_assert_eq(where_is("a"), ON_DISK);
+    cr_assert_eq(info().figures.evicted, 1);
+    struct get get;
+    cr_assert_eq(get_go(&get, "a"), STORE_PENDING);
+    fake_read_all(bench.disk);
+    expect_got(&get, 1, 0, 64 * 1024);
+    bench_end();
+}
+
+Test(store, what_is_being_written_stays)
+{
+    bench_begin_usual();
+    put_many("w", 20, 64 * 1024);
+    store_set_persist(bench.store, PERSIST_NONE);
+    push_out("fill", 256 * 1024);
+    for (unsigned i = 0; i < 20; i++) {
+        char key[32];
+        name(key, "w", i);
+        cr_assert_eq(where_is(key), IN_MEMORY, "%s", key);
+    }
+    bench_end();
+}
+
+Test(store, what_is_leased_or_pinned_stays)
+{
+    struct store_config config = bench_config();
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    put_ok("leased", 1, 64 * 1024);
+    put_ok("pinned", 2, 64 * 1024);
+    cr_assert_neq(lease_of("leased", 60000), 0);
+    cr_assert(pin("pinned", true));
+    for (unsigned i = 0; i < 70; i++)
+        push_out("fill", 64 * 1024);
+    cr_assert_eq(where_is("leased"), IN_MEMORY);
+    cr_assert_eq(where_is("pinned"), IN_MEMORY);
+    bench_end();
+}
+
+Test(store, in_need_even_held_objects_leave_memory_if_they_are_on_disk)
+{
+    bench_begin_usual();
+    char key[32];
+    for (unsigned i = 0; i < 16; i++) {
+        name(key, "n", i);
+        put_on_both(key, i, 256 * 1024);
+        cr_assert(pin(key, true));
+    }
+    put_ok("x", 99, 256 * 1024);
+    cr_assert_eq(where_is("n0"), ON_DISK);
+    cr_assert(stat_of("n0").pinned);
+    cr_assert_eq(info().figures.evicted, 1);
+    expect_value("x", 99, 256 * 1024);
+    bench_end();
+}
+
+Test(store, a_large_object_finds_room_among_many_small_ones)
+{
+    struct store_config config = bench_config();
+    config.memory_bytes = 16 * MIB;
+    config.inflight_bytes = 8 * MIB;
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    put_on_disk("large", 1, 3 * MIB);
+    put_many("n", 4000, 4096);
+    struct get get;
+    cr_assert_eq(get_go(&get, "large"), STORE_PENDING);
+    settle();
+    cr_assert_eq(fake_count(&bench.disk->reads), 1, "it waits though there is nobody who could not leave");
+    fake_read_all(bench.disk);
+    expect_got(&get, 1, 0, 3 * MIB);
+    bench_end();
+}
+
+/* ---- bounds, and waiting at them ---- */
+
+struct waiter {
+    struct store_wait wait;
+    int err;
+    unsigned ended;
+};
+
+static void waited(struct store_wait *wait, int err)
+{
+    struct waiter *waiter = CONTAINER_OF(wait, struct waiter, wait);
+    waiter->err = err;
+    waiter->ended++;
+}
+
+static void wait_go(struct waiter *waiter, uint64_t ms)
+{
+    waiter->ended = 0;
+    store_wait_init(&waiter->wait);
+    store_wait_start(bench.store, &waiter->wait, ms, waited);
+}
+
+Test(store, bodies_under_way_are_bounded_and_one_end_lets_the_next_begin)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = MIB;
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    struct put first, second;
+    cr_assert_eq(put_begin(&first, "a", 0, 1, MIB), STORE_OK);
+    cr_assert_eq(put_begin(&second, "b", 0, 2, MIB), STORE_OK);
+    cr_assert_eq(put_feed(&first, MIB), 0);
+    cr_assert_eq(info().inflight_bytes, MIB);
+    cr_assert_eq(put_feed(&second, MIB), KVD_EBUSY);
+    struct waiter waiter;
+    wait_go(&waiter, 60000);
+    settle();
+    cr_assert_eq(waiter.ended, 0);
+    cr_assert_eq(put_commit(&first), STORE_OK);
+    settle();
+    cr_assert(waiter.ended == 1 && waiter.err == 0, "nobody was told that there is room");
+    cr_assert_eq(put_feed(&second, MIB), 0);
+    cr_assert_eq(put_commit(&second), STORE_OK);
+    cr_assert_eq(info().inflight_bytes, 0);
+    bench_end();
+}
+
+Test(store, a_single_body_may_be_larger_than_the_bound)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = MIB;
+    bench_begin_on(&config);
+    put_ok("a", 1, 3 * MIB);
+    expect_value("a", 1, 3 * MIB);
+    bench_end();
+}
+
+Test(store, waiting_ends_by_time_and_can_be_stopped)
+{
+    bench_begin_usual();
+    struct waiter late, stopped;
+    wait_go(&late, 30);
+    wait_go(&stopped, 30);
+    store_wait_stop(&stopped.wait);
+    store_wait_stop(&stopped.wait);
+    pass_ms(10);
+    cr_assert_eq(late.ended, 0);
+    pass_ms(60);
+    cr_assert(late.ended == 1 && late.err == KVD_EBUSY && stopped.ended == 0);
+    cr_assert_eq(info().figures.waits, 2);
+    cr_assert_eq(info().figures.waits_expired, 1);
+    bench_end();
+}
+
+Test(store, a_full_queue_to_disk_makes_puts_wait)
+{
+    struct store_config config = bench_config();
+    config.queue_bytes = MIB;
+    bench_begin_on(&config);
+    struct put put;
+    put_ok("large", 1, 2 * MIB); /* nothing was queued: it may pass */
+    cr_assert_eq(put_begin(&put, "a", 0, 2, SMALL), KVD_EBUSY);
+    cr_assert_eq(put_begin(&put, "large", 0, 2, SMALL), STORE_PRESENT);
+    bench.disk->drain_rate = 10 * MIB;
+    cr_assert_gt(store_retry_after_ms(bench.store), 50);
+    cr_assert_lt(store_retry_after_ms(bench.store), 200);
+    bench.disk->drain_rate = 1;
+    cr_assert_eq(store_retry_after_ms(bench.store), 1000);
+    struct waiter waiter;
+    wait_go(&waiter, 60000);
+    settle();
+    cr_assert_eq(waiter.ended, 0);
+    fake_write_all(bench.disk);
+    settle();
+    cr_assert(waiter.ended == 1 && waiter.err == 0);
+    cr_assert_leq(store_retry_after_ms(bench.store), 5);
+    put_ok("a", 2, SMALL);
+    bench_end();
+}
+
+Test(store, a_read_that_finds_no_room_waits_and_then_is_busy)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = MIB;
+    bench_begin_on(&config);
+    put_on_disk("a", 1, MIB);
+    put_on_disk("b", 2, MIB);
+    struct get first, second, third;
+    cr_assert_eq(get_go(&first, "a"), STORE_PENDING);
+    cr_assert_eq(get_go(&second, "b"), STORE_PENDING);
+    cr_assert_eq(get_go(&third, "b"), STORE_PENDING);
+    settle();
+    cr_assert_eq(fake_count(&bench.disk->reads), 1);
+    struct load *load = CONTAINER_OF(fake_at(&bench.store->starved, 0), struct load, link);
+    load->since_ms -= LOAD_WAIT_MS - 40; /* as if it had waited for so long already */
+    pass_ms(15);
+    cr_assert_eq(second.ended, 0);
+    pass_ms(100);
+    cr_assert(second.ended == 1 && second.outcome == KVD_EBUSY && third.outcome == KVD_EBUSY && first.ended == 0);
+    fake_read_all(bench.disk);
+    expect_got(&first, 1, 0, MIB);
+    expect_value_anywhere("b", 2, MIB);
+    bench_end();
+}
+
+Test(store, a_read_that_waits_for_room_goes_on_when_there_is_some)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = MIB;
+    bench_begin_on(&config);
+    put_on_disk("a", 1, MIB);
+    put_on_disk("b", 2, MIB);
+    struct get first, second;
+    cr_assert_eq(get_go(&first, "a"), STORE_PENDING);
+    cr_assert_eq(get_go(&second, "b"), STORE_PENDING);
+    fake_read_all(bench.disk);
+    settle();
+    fake_read_all(bench.disk);
+    expect_got(&first, 1, 0, MIB);
+    expect_got(&second, 2, 0, MIB);
+    cr_assert_eq(info().inflight_bytes, 0);
+    bench_end();
+}
+
+/* ---- leases and pins ---- */
+
+Test(store, match_counts_without_a_gap_and_only_what_it_can_lease)
+{
+    struct store_config config = bench_config();
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    put_many("n", 6, 512 * 1024);
+    char names[7][32];
+    struct span keys[7];
+    for (unsigned i = 0; i < 7; i++) {
+        name(names[i], "n", i);
+        keys[i] = span_text(names[i]);
+    }
+    struct store_matched matched;
+    store_match(bench.store, keys, 7, 0, false, &bench.owner, &matched);
+    cr_assert(matched.count == 6 && matched.memory == 6 && matched.lease == 0);
+    store_match(bench.store, keys, 7, 60000, false, &bench.owner, &matched);
+    cr_assert(matched.count == 4 && matched.memory == 4 && matched.lease != 0, "half the pool is four of them");
+    cr_assert_eq(info().held_memory_only_bytes, 2 * MIB);
+    cr_assert_not(pin("n5", true));
+    cr_assert(pin("n0", true)); /* held already */
+    uint8_t present[7];
+    uint64_t lease;
+    cr_assert_eq(store_exists(bench.store, keys, 7, 60000, &bench.owner, present, &lease), 4);
+    cr_assert(present[0] == IN_MEMORY && present[4] == 0 && present[6] == 0);
+    store_release(bench.store, matched.lease, keys, 2);
+    store_release(bench.store, lease, NULL, 0);
+    cr_assert_eq(info().held_memory_only_bytes, 3 * 512 * 1024);
+    cr_assert(pin("n5", true));
+    store_release(bench.store, matched.lease, NULL, 0);
+    store_release(bench.store, matched.lease, NULL, 0);
+    cr_assert(stat_of("n0").pinned && !stat_of("n2").leased);
+    bench_end();
+}
+
+Test(store, what_is_on_disk_can_be_leased_beyond_the_bound)
+{
+    bench_begin_usual();
+    char key[32];
+    for (unsigned i = 0; i < 7; i++) {
+        name(key, "n", i);
+        put_on_both(key, i, 512 * 1024);
+        cr_assert_neq(lease_of(key, 60000), 0);
+    }
+    cr_assert_eq(info().held_memory_only_bytes, 0);
+    bench_end();
+}
+
+Test(store, a_put_that_would_pin_too_much_is_refused)
+{
+    struct store_config config = bench_config();
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    struct put put;
+    cr_assert_eq(put_go(&put, "a", PIN, 1, 3 * MIB / 2), STORE_OK);
+    cr_assert(stat_of("a").pinned);
+    cr_assert_eq(put_go(&put, "b", PIN, 2, MIB), KVD_EBUSY);
+    expect_miss("b");
+    cr_assert_eq(put_go(&put, "b", PIN, 2, MIB / 2), STORE_OK);
+    cr_assert(pin("a", false));
+    cr_assert_eq(put_go(&put, "c", PIN, 3, MIB), STORE_OK);
+    bench_end();
+}
+
+Test(store, remove_and_replace_end_leases_and_pins)
+{
+    bench_begin_usual();
+    put_ok("a", 1, SMALL);
+    put_ok("b", 2, SMALL);
+    uint64_t lease = lease_of("a", 60000);
+    cr_assert(lease && lease_of("b", 60000) && pin("a", true) && pin("b", true));
+    struct put put;
+    cr_assert_eq(put_go(&put, "a", REPLACE, 3, SMALL), STORE_OK);
+    struct store_stat stat = stat_of("a");
+    cr_assert(!stat.pinned && !stat.leased);
+    struct removing removing;
+    cr_assert_eq(remove_go(&removing, "b"), STORE_OK);
+    put_ok("b", 4, SMALL);
+    stat = stat_of("b");
+    cr_assert(!stat.pinned && !stat.leased);
+    cr_assert_eq(info().lease_holds, 0);
+    store_release(bench.store, lease, NULL, 0);
+    bench_end();
+}
+
+Test(store, a_lease_ends_by_time_and_wakes_who_waits_for_room)
+{
+    bench_begin_usual();
+    put_ok("a", 1, SMALL);
+    cr_assert_neq(lease_of("a", 20), 0);
+    struct waiter waiter;
+    wait_go(&waiter, 60000);
+    settle();
+    cr_assert_eq(waiter.ended, 0);
+    timer_start(&bench.store->lease_timer, 25); /* it ticks once a second otherwise */
+    pass_ms(40);
+    settle();
+    cr_assert(!stat_of("a").leased);
+    cr_assert(waiter.ended == 1 && waiter.err == 0);
+    bench_end();
+}
+
+Test(store, the_end_of_a_connection_ends_its_leases)
+{
+    bench_begin_usual();
+    put_ok("a", 1, SMALL);
+    cr_assert(lease_of("a", 60000) && lease_of("a", 60000));
+    cr_assert_eq(info().leases, 2);
+    store_owner_end(bench.store, &bench.owner);
+    cr_assert_eq(info().leases, 0);
+    cr_assert(!stat_of("a").leased);
+    bench_end();
+}
+
+/* ---- look-ups ---- */
+
+Test(store, ill_formed_keys_are_absent)
+{
+    bench_begin_usual();
+    put_ok("a", 1, SMALL);
+    static const uint8_t zeros[KEY_MAX_BYTES + 1];
+    struct span keys[] = {span_of(zeros, 0), span_of(zeros, sizeof zeros), span_text("a")};
+    uint8_t present[3];
+    uint64_t lease;
+    cr_assert_eq(store_exists(bench.store, keys, 3, 60000, &bench.owner, present, &lease), 1);
+    cr_assert(present[0] == 0 && present[1] == 0 && present[2] == IN_MEMORY && lease != 0);
+    cr_assert_eq(store_pin(bench.store, keys, 3, true), 1);
+    struct store_matched matched;
+    store_match(bench.store, keys, 3, 0, true, &bench.owner, &matched);
+    cr_assert_eq(matched.count, 0);
+    struct removing removing = {.outcome = NOT_ENDED};
+    cr_assert_eq(store_remove_start(bench.store, &removing.remove, keys, 3, remove_ended), STORE_OK);
+    cr_assert_eq(removing.remove.removed, 1);
+    bench_end();
+}
+
+Test(store, match_can_warm_what_it_finds_on_disk)
+{
+    bench_begin_usual();
+    put_on_disk("a", 1, MEDIUM);
+    struct span key = span_text("a");
+    struct store_matched matched;
+    store_match(bench.store, &key, 1, 60000, true, &bench.owner, &matched);
+    cr_assert(matched.count == 1 && matched.memory == 0);
+    store_match(bench.store, &key, 1, 60000, true, &bench.owner, &matched);
+    cr_assert_eq(fake_count(&bench.disk->reads), 1);
+    struct get get;
+    cr_assert_eq(get_go(&get, "a"), STORE_PENDING);
+    fake_read_all(bench.disk);
+    expect_got(&get, 1, 0, MEDIUM);
+    cr_assert_eq(info().figures.loads_shared, 1);
+    cr_assert_eq(where_is("a"), IN_MEMORY | ON_DISK);
+    bench_end();
+}
+
+static void scan_count(void *arg, const struct store_scanned *object)
+{
+    unsigned *seen = arg;
+    cr_assert(object->size == SMALL && object->memory && !object->disk);
+    (*seen)++;
+}
+
+Test(store, a_scan_shows_what_begins_with_the_prefix)
+{
+    bench_begin_usual();
+    put_many("n", 150, SMALL);
+    put_ok("other", 1, SMALL);
+    unsigned seen = 0;
+    uint64_t cursor = 0;
+    do
+        cursor = store_scan(bench.store, cursor, span_text("n"), 10, scan_count, &seen);
+    while (cursor);
+    cr_assert_eq(seen, 150);
+    bench_end();
+}
+
+/* ---- remove ---- */
+
+Test(store, a_remove_of_what_no_disk_knows_is_answered_at_once)
+{
+    struct store_config config = bench_config();
+    config.persist = PERSIST_NONE;
+    bench_begin_on(&config);
+    put_ok("a", 1, SMALL);
+    struct removing removing;
+    cr_assert_eq(remove_go(&removing, "a"), STORE_OK);
+    cr_assert_eq(removing.remove.removed, 1);
+    expect_miss("a");
+    cr_assert_eq(remove_go(&removing, "a"), STORE_OK);
+    cr_assert_eq(removing.remove.removed, 0);
+    cr_assert_eq(bench.disk->kills_started, 0);
+    bench_end();
+}
+
+Test(store, a_prefix_goes_in_steps_and_what_comes_meanwhile_stays)
+{
+    bench_begin_usual();
+    put_many("p", 200, 100);
+    put_ok("other", 1, SMALL);
+    struct removing removing;
+    cr_assert_eq(remove_many_go(&removing, KILL_PREFIX, span_text("p")), STORE_PENDING);
+    struct put put;
+    cr_assert_eq(put_go(&put, "pnew", 0, 5, SMALL), STORE_PENDING); /* a kill of its own first */
+    settle();
+    cr_assert_eq(removing.ended, 0);
+    fake_kill_all(bench.disk);
+    cr_assert(removing.ended == 1 && removing.outcome == STORE_OK);
+    cr_assert_eq(removing.remove.removed, 200);
+    cr_assert_eq(put.outcome, STORE_OK);
+    expect_value("pnew", 5, SMALL);
+    expect_value("other", 1, SMALL);
+    cr_assert_eq(info().table.objects, 2);
+    bench_end();
+}
+
+/* ---- the end ---- */
+
+Test(store, closing_frees_what_there_is)
+{
+    bench_begin_usual();
+    put_on_both("a", 1, MEDIUM);
+    put_ok("b", 2, SMALL);
+    cr_assert(pin("b", true) && lease_of("a", 60000));
+    struct put put;
+    cr_assert_eq(put_go(&put, "c", ACK_DISK, 3, SMALL), STORE_PENDING);
+    bench_close();
+    cr_assert_eq(put.outcome, KVD_ECLOSING);
+}
+
+Test(store, it_closes_while_the_disk_is_opening)
+{
+    struct store_config config = bench_config();
+    bench_begin(&config);
+    put_ok("a", 1, SMALL);
+    cr_assert_eq(info().table.objects, 1);
+    bench_close();
+}
