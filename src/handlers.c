@@ -25,7 +25,7 @@ enum code code_of(int err)
         return CODE_BUSY;
     case KVD_ECORRUPT:
         return CODE_CORRUPT;
-    case KVD_ETOOLARGE:
+    case KVD_ETOOLARGE: /* it can never fit the pool, or the disk that was asked for */
         return CODE_NO_SPACE;
     case KVD_ECLOSING:
         return CODE_CLOSING;

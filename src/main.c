@@ -53,9 +53,9 @@ static void print_page(void)
             fputs(*at == '|' ? ", " : (char[]){*at, 0}, stdout);
         printf(" | %s | %s | %s |\n", fallback, key->live ? "yes" : "", key->help);
     }
-    printf(
-        "\nWithout `dir`, files go to `$XDG_STATE_HOME/kvd`, else for a user to `~/.local/state/kvd`, for root to `/var/lib/kvd`;\n"
-        "kvd names the directory in its first log line. It makes the folders `<dir>/<cluster>/<node>/` (mode 0700) and keeps to them.\n");
+    printf("\nWithout `dir`, files go to `$XDG_STATE_HOME/kvd`, else for a user to `~/.local/state/kvd`, for root to `/var/lib/kvd`;\n"
+           "kvd names the directory in its first log line. It makes the folders `<dir>/<cluster>/<node>/` (mode 0700) and keeps to them.\n"
+           "A node finds what it stored under its own name only: where the host's name changes at each start (containers), set `node`.\n");
 }
 
 static int complain(const char *why)

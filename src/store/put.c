@@ -56,7 +56,7 @@ int store_put_begin(struct store *store, struct store_put *put)
         return STORE_PRESENT;
     }
     if (put->size > pool_size(store->pool))
-        return KVD_EFULL;
+        return KVD_ETOOLARGE;
     if (wants_disk(store, put) && queue_full(store, put->size))
         return KVD_EBUSY;
     struct hashing *hashing = aligned_alloc(64, round_up(sizeof *hashing, 64));

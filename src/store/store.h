@@ -104,7 +104,7 @@ struct store_put {
 };
 
 /* Begin. STORE_OK: receive; STORE_PRESENT: the key is there and stays: skip the body, then call store_put_present();
- * KVD_EBUSY: the queue to disk is full: wait and call again; KVD_EFULL: can never fit; -ENOMEM. */
+ * KVD_EBUSY: the queue to disk is full: wait and call again; KVD_ETOOLARGE: can never fit; -ENOMEM. */
 int store_put_begin(struct store *store, struct store_put *put);
 /* Where the next bytes of the body go: *len >= 1 bytes at *base, at most what is missing. 0, KVD_EBUSY (wait, call again), -ENOMEM. */
 int store_put_room(struct store_put *put, void **base, size_t *len);

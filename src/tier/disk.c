@@ -464,7 +464,8 @@ void disk_segment_unlink(struct disk *disk, struct segment *segment)
 {
     CHECK(segment->state == SEGMENT_SEALED);
     segment->state = SEGMENT_DEAD;
-    disk->segment_kills -= segment->killing;
+    if (disk->files_closing)
+        return; /* the next start unlinks it: the log says that it is dead */
     disk->unlinking++;
     segment_unlink_maybe(segment);
 }
@@ -512,8 +513,7 @@ static bool requests_ended(struct disk *disk)
     disk_recovery_stop(disk);
     if (disk->open)
         segment_end(disk->open);
-    /* What is dead is about to be unlinked by its owner: its file is not ours to close. */
-    return disk->sealing == 0 && disk->segment_kills == 0 && disk->unlinking == 0 && disk->reads == 0 && list_empty(&disk->ripe);
+    return disk->sealing == 0 && disk->unlinking == 0 && disk->reads == 0 && list_empty(&disk->ripe);
 }
 
 static void close_pump(struct disk *disk)
@@ -527,6 +527,7 @@ static void close_pump(struct disk *disk)
     }
     if (!requests_ended(disk) || disk->jobs > 0)
         return;
+    disk->files_closing = true;
     disk_job_start(disk, &disk->close_job, close_work, close_done);
 }
 

@@ -98,6 +98,7 @@ struct disk {
     disk_closed_fn closed_fn;
     void *closed_arg;
     struct job close_job;
+    bool files_closing; /* it has begun: every file is its own */
 
     /* versions */
     uint64_t version;
@@ -113,9 +114,9 @@ struct disk {
     struct segment *creating;
     uint64_t used_bytes;
     uint64_t next_sequence;
-    uint32_t sealing;       /* segments ENDING or SEALING */
-    uint32_t unlinking;     /* DEAD or UNLINKING */
-    uint32_t segment_kills; /* being given up, not yet being unlinked */
+    uint32_t sealing;   /* segments ENDING or SEALING */
+    uint32_t unlinking; /* DEAD or UNLINKING */
+    uint32_t segment_kills;
     uint32_t reads;
 
     /* writes */
@@ -126,9 +127,11 @@ struct disk {
     uint32_t slots_used;
     uint64_t in_flight_bytes;
     bool waiting_for_room;
-    int create_err;           /* of the last try to make a segment; 0: it worked */
-    uint64_t create_retry_ms; /* not tried again before */
-    bool gave_up_for_space;   /* a segment was given up because the file system is full; one for each that can be made */
+    int create_err;            /* of the last try to make a segment; 0: it worked */
+    uint64_t create_retry_ms;  /* not tried again before */
+    bool trouble_said;         /* in the log, until segments can be made again */
+    uint64_t freed_in_trouble; /* bytes of segments that went since one could be made: others may fill the file system, and not all is given
+                                  up */
     uint64_t drain_since_us, drain_bytes, drain_rate;
 
     /* syncs that are ready to be called back */
@@ -182,7 +185,7 @@ void disk_slots_fini(struct disk *disk);
 void disk_writes_pump(struct disk *disk);
 void disk_writes_fail(struct disk *disk, int err);
 /* The file system has more room than a moment ago. */
-void disk_space_freed(struct disk *disk);
+void disk_space_freed(struct disk *disk, uint64_t bytes);
 /* The oldest version among records that are queued or under way; UINT64_MAX when there is none. */
 uint64_t disk_writes_min_version(const struct disk *disk);
 
@@ -191,6 +194,8 @@ void disk_kills_pump(struct disk *disk);
 void disk_kills_fail(struct disk *disk, int err);
 /* What is queued was to kill all that is on disk, but its versions were taken from too low a clock. */
 void disk_kills_raise(struct disk *disk);
+/* What is found from now on must not show what this kill names. */
+void disk_kill_note(struct disk *disk, const struct disk_kill *kill);
 void disk_compact_pump(struct disk *disk);
 /* Remember a closed log. 0 or -ENOMEM. */
 int closed_logs_add(struct closed_logs *logs, const struct closed_log *closed);

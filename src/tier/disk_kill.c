@@ -39,7 +39,7 @@ bool disk_kill_pending(const struct disk *disk, struct span key)
 /* ---- queueing ---- */
 
 /* What is found after this must not show what is dead by now. Where the heap is out, more is taken for dead: a cache may forget. */
-static void dead_note(struct disk *disk, const struct disk_kill *kill)
+void disk_kill_note(struct disk *disk, const struct disk_kill *kill)
 {
     if (!disk->dead_live || kill->kind == KILL_SEGMENT)
         return;
@@ -58,7 +58,7 @@ static int kill_queue(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn
     list_init(&kill->link);
     list_push_back(&disk->kills, &kill->link);
     pending_add(disk, kill);
-    dead_note(disk, kill);
+    disk_kill_note(disk, kill);
     disk_post(disk);
     return 0;
 }
@@ -93,16 +93,16 @@ void disk_kills_raise(struct disk *disk)
         if (kill->kind == KILL_SEGMENT)
             continue;
         kill->version = disk->version;
-        dead_note(disk, kill);
+        disk_kill_note(disk, kill);
     }
 }
 
 static void kill_end(struct disk *disk, struct disk_kill *kill, int err)
 {
     pending_remove(disk, kill);
-    if (kill->segment && err) {
+    if (kill->segment) {
         disk->segment_kills--;
-        kill->segment->killing = false;
+        kill->segment->killing = !err;
     }
     if (!err)
         disk->figures.kills++;
@@ -165,6 +165,7 @@ struct rotation {
     const char *folder;
     struct file old, file;
     bool has_old;
+    uint64_t cut_at; /* the end of the last good frame of `old`, when one behind it failed; else 0 */
     uint64_t sequence;
     uint8_t id[DISK_ID_BYTES];
     int err;
@@ -173,6 +174,8 @@ struct rotation {
 static void rotation_work(struct job *job)
 {
     struct rotation *rotation = CONTAINER_OF(job, struct rotation, job);
+    if (rotation->has_old && rotation->cut_at > 0 && fs_truncate(rotation->loop, &rotation->old, rotation->cut_at) == 0)
+        (void)fs_sync(rotation->loop, &rotation->old); /* what failed is not to be found by a restart, if that can be helped */
     if (rotation->has_old)
         (void)fs_close(rotation->loop, &rotation->old);
     rotation->err = remove_log_create(rotation->loop, rotation->folder, rotation->sequence, &rotation->file, rotation->id);
@@ -214,6 +217,7 @@ static void rotation_start(struct disk *disk)
     rotation->folder = disk->folder;
     rotation->has_old = disk->log_open;
     rotation->old = disk->log_file;
+    rotation->cut_at = disk->frame_failed ? disk->log_length : 0;
     rotation->sequence = disk->next_log_sequence++;
     disk->log_open = false;
     disk->rotating = true;

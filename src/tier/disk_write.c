@@ -333,31 +333,40 @@ static bool is_full(int err)
     return err == -ENOSPC || err == -EDQUOT;
 }
 
-/* Said once, however often it is tried. A full file system may be helped by giving a segment up; anything else fails who waits. */
+static void trouble_say(struct disk *disk)
+{
+    if (!disk->trouble_said)
+        log_error(disk->log, "cannot_write", "dir=\"%s\" error=\"%s\"", disk->folder, error_text(disk->create_err));
+    disk->trouble_said = true;
+}
+
+/* A full file system is not yet trouble: giving a segment up may help. */
 static void creation_failed(struct disk *disk, struct segment *segment, int err)
 {
-    if (disk->create_err != err)
-        log_error(disk->log, "write_failed", "file=%s what=create error=\"%s\"", segment->below, error_text(err));
     disk->create_err = err;
     disk->create_retry_ms = loop_now_ms(disk->loop) + CREATE_RETRY_MS;
-    disk->figures.write_errors++;
     disk->used_bytes -= segment->accounted;
     segment_free(segment);
-    if (!is_full(err))
-        disk_writes_fail(disk, err);
+    if (is_full(err))
+        return;
+    disk->figures.write_errors++;
+    trouble_say(disk);
+    disk_writes_fail(disk, err);
 }
 
 static void creation_worked(struct disk *disk)
 {
-    if (disk->create_err)
+    if (disk->trouble_said)
         log_info(disk->log, "written_again", "after=\"%s\"", error_text(disk->create_err));
+    disk->trouble_said = false;
     disk->create_err = 0;
-    disk->gave_up_for_space = false;
+    disk->freed_in_trouble = 0;
 }
 
-void disk_space_freed(struct disk *disk)
+void disk_space_freed(struct disk *disk, uint64_t bytes)
 {
     disk->create_retry_ms = 0;
+    disk->freed_in_trouble += disk->create_err ? bytes : 0;
 }
 
 static void creation_done(struct job *job)
@@ -437,6 +446,8 @@ static void room_ask(struct disk *disk)
     disk->waiting_for_room = true;
     if (disk->closing || !disk->events.full(disk->arg)) {
         disk->waiting_for_room = false;
+        if (disk->create_err)
+            trouble_say(disk);
         disk_writes_fail(disk, KVD_EFULL);
     }
 }
@@ -448,12 +459,14 @@ static bool creation_rests(struct disk *disk)
         return false;
     if (!is_full(disk->create_err)) {
         disk_writes_fail(disk, disk->create_err);
-    } else if (room_is_coming(disk) || disk->segment_kills > 0 || (disk->state == DISK_RECOVERING && !disk->closing)) {
         return true;
-    } else if (disk->gave_up_for_space) {
+    }
+    if (room_is_coming(disk) || disk->segment_kills > 0 || (disk->state == DISK_RECOVERING && !disk->closing))
+        return true;
+    if (disk->freed_in_trouble >= 2 * disk->segment_bytes) {
+        trouble_say(disk);
         disk_writes_fail(disk, KVD_EFULL);
     } else {
-        disk->gave_up_for_space = true;
         room_ask(disk);
     }
     return true;

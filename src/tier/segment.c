@@ -570,7 +570,7 @@ static void unlink_done(struct job *job)
         log_error(disk->log, "unlink_failed", "file=%s error=\"%s\"", segment->below, error_text(segment->job_err));
     else
         segment_account(segment, 0);
-    disk_space_freed(disk);
+    disk_space_freed(disk, segment->length);
     disk_segment_gone(disk, segment);
 }
 

@@ -1088,7 +1088,45 @@ Test(store_order, held_objects_that_lose_their_file_are_written_on_beyond_the_bo
     bench_end();
 }
 
+Test(store_order, a_get_that_waited_for_room_and_left_is_not_read)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = MIB;
+    bench_begin_on(&config);
+    put_on_disk("a", 1, MIB);
+    put_on_disk("b", 2, MIB);
+    struct get first, left, last;
+    cr_assert_eq(get_go(&first, "a"), STORE_PENDING);
+    cr_assert_eq(get_go(&left, "b"), STORE_PENDING);
+    store_get_cancel(&left.get);
+    fake_read_all(bench.disk);
+    settle();
+    cr_assert(list_empty(&bench.disk->reads) && left.ended == 0);
+    expect_got(&first, 1, 0, MIB);
+    leave_memory("a");
+    cr_assert_eq(get_go(&first, "a"), STORE_PENDING);
+    cr_assert_eq(get_go(&last, "b"), STORE_PENDING);
+    store_get_cancel(&last.get);
+    cr_assert_eq(fake_count(&bench.store->starved), 1);
+    store_get_cancel(&first.get);
+    bench_close(); /* it is still waiting */
+    cr_assert_eq(last.ended, 0);
+}
+
 /* ---- start ---- */
+
+Test(store_order, before_all_is_known_no_segment_is_given_up)
+{
+    struct store_config config = bench_config();
+    bench_begin(&config);
+    fake_segment_new(bench.disk)->ended = true;
+    fake_opened(bench.disk, 0, 0);
+    cr_assert_not(bench.disk->events.full(bench.disk->arg), "it may hold what has not been read yet");
+    cr_assert_eq(kills(), 0);
+    fake_recovered(bench.disk);
+    cr_assert(bench.disk->events.full(bench.disk->arg));
+    bench_end();
+}
 
 Test(store_order, of_what_is_found_the_highest_version_counts)
 {

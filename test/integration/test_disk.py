@@ -1,4 +1,5 @@
 """The disk tier: what survives what, and what is never served."""
+import contextlib
 import random
 import shutil
 import subprocess
@@ -704,15 +705,23 @@ def test_segments_are_cut_to_their_length_at_the_end(kvd):
     assert 10_000 < segment.stat().st_size < 100_000
 
 
-@pytest.mark.parametrize("room", ["6m"])
-def test_a_file_system_that_is_full(start, folder, room):
-    """tmpfs: ENOSPC, long before kvd's own limit. A smaller cache, not a wrong one."""
+@contextlib.contextmanager
+def small_mount(folder, room):
+    """tmpfs of so many bytes: ENOSPC, long before kvd's own limit."""
     mount = folder / "small"
     mount.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(mount)], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip(f"no tmpfs can be mounted here: {done.stderr.strip()}")
     try:
+        yield mount
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=False)
+
+
+def test_a_file_system_that_is_full(start, folder):
+    """A smaller cache, not a wrong one."""
+    with small_mount(folder, "6m") as mount:
         kvd = start(data=mount / "data", memory="64m", segment_size="4m")
         wire = kvd.wire()
         keys = keys_of(b"k", 40)
@@ -726,5 +735,60 @@ def test_a_file_system_that_is_full(start, folder, room):
         for key in keys:
             wire.holds_or_misses(key, 500_000)
         kvd.kill()
-    finally:
-        subprocess.run(["umount", "-l", str(mount)], check=False)
+
+
+def test_a_full_file_system_gives_up_its_oldest_segment(start, folder):
+    """It goes on writing, as it does at its own limit, and fills the file system no further than it must."""
+    with small_mount(folder, "40m") as mount:
+        kvd = start(data=mount / "data", memory="32m", segment_size="8m", disk="1g")
+        wire = kvd.wire()
+        keys = keys_of(b"k", 200)
+        for key in keys:
+            wire.store(key, 300_000)
+        kvd.settle(wire)
+        assert wire.info("disk")["disk"]["reclaimed_segments_total"] > 0
+        assert wire.info("disk")["disk"]["trouble"] == ""
+        assert all(wire.exists(keys[-20:])), "what came last is there"
+        assert shutil.disk_usage(mount).free >= MIB, "the remove log has room"
+        assert wire.put(b"last", value_of(b"last", 300_000), ack="disk").code == OK
+        kvd.kill()
+        wire = kvd.start().wire()
+        wire.holds(b"last", 300_000)
+        assert wire.remove_all() > 0
+        wait_until(lambda: wire.info("disk")["disk"]["used_bytes"] <= 8 * MIB, "the segments to go")
+        kvd.stop()
+
+
+def test_no_room_at_all_is_said(start, folder):
+    """No segment fits: everything stays in memory, sync says so, and the last line of the log counts what is lost."""
+    with small_mount(folder, "6m") as mount:
+        kvd = start(data=mount / "data", memory="64m", segment_size="16m")
+        wire = kvd.wire()
+        for key in keys_of(b"k", 5):
+            wire.store(key, 10_000)
+        for _ in range(2):
+            assert wire.call(ADMIN, {"action": "sync"}).code == IO_ERROR, "each time, not only the first"
+        assert wire.info("disk")["disk"]["trouble"] == "No space left on device"
+        assert wire.info("dropped")["dropped"]["unwritten_full_total"] >= 5
+        kvd.stop()
+        assert "event=stopped" in kvd.log() and "not_on_disk=5" in kvd.log()
+        assert kvd.log().count("event=cannot_write") == 1, "said once, however often it was tried"
+
+
+def test_sync_writes_what_is_in_memory_alone(start, folder):
+    """Its segment was given up while it was in memory; there is room again, and sync finds it."""
+    with small_mount(folder, "6m") as mount:
+        ballast = mount / "ballast"
+        ballast.write_bytes(bytes(3 * MIB))
+        kvd = start(data=mount / "data", memory="64m", segment_size="4m")
+        wire = kvd.wire()
+        for key in keys_of(b"k", 5):
+            wire.store(key, 10_000)
+        assert wire.call(ADMIN, {"action": "sync"}).code == IO_ERROR
+        ballast.unlink()
+        wait_until(lambda: wire.call(ADMIN, {"action": "sync"}).code == OK, "the disk to be tried again", timeout_s=20)
+        kvd.kill()
+        wire = kvd.start().wire()
+        for key in keys_of(b"k", 5):
+            wire.holds(key, 10_000)
+        kvd.stop()

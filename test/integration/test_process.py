@@ -213,7 +213,7 @@ def test_keys_do_not_reach_the_log(kvd):
 # ---- its end ----
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_ends_with_0(kvd, signum):
     kvd.wire().store(b"k", 1000)
     assert kvd.terminate(signum) == 0
@@ -358,3 +358,32 @@ def test_a_client_that_takes_no_replies_has_its_time(start):
         wire.send(GET, {"key": b"k"})
     wait_until(lambda: other.figure("connections") == 1, "it to be cut off")
     other.holds(b"k", 4 * MIB)
+
+
+def test_a_time_needs_a_unit(folder):
+    for arg in ("--drain-timeout=5", "--send-timeout=30"):
+        assert "such as 250ms or 5s" in one_clear_line(run(arg, "--check-config", "--dir", folder / "data", cwd=folder))
+
+
+def test_a_note_behind_a_value_is_not_a_part_of_it(folder):
+    config = folder / "kvd.conf"
+    config.write_text(f"dir = {folder}/data # mine\n")
+    assert "line 1" in one_clear_line(run("--config", config, "--check-config", cwd=folder))
+    config.write_text(f"dir = {folder}/data ; mine\n")
+    assert run("--config", config, "--check-config", cwd=folder).returncode == 0
+
+
+def test_few_open_files_allow_fewer_connections(start):
+    """Some are kept back for the disk tier: what is accepted is served, what is put reaches the disk."""
+    kvd = start(wrapper=["prlimit", "--nofile=128:128"], segment_size="256m")
+    assert "event=fewer_connections" in kvd.log()
+    wires = [Wire(kvd.port) for _ in range(100)]
+    wire = wires[0]
+    wire.store(b"k", 1000, ack="disk")
+    assert wire.info("server")["server"]["connections"] <= 64
+    for other in wires:
+        other.close()
+
+
+def test_more_memory_than_there_is_is_said(start):
+    assert "event=more_memory_than_there_is" in start(memory="15t").log()

@@ -121,7 +121,7 @@ Test(store, what_can_never_fit_is_refused_at_once)
 {
     bench_begin_usual();
     struct put put;
-    cr_assert_eq(put_begin(&put, "a", 0, 1, 4 * MIB + 1), KVD_EFULL);
+    cr_assert_eq(put_begin(&put, "a", 0, 1, 4 * MIB + 1), KVD_ETOOLARGE);
     cr_assert_eq(info().memory_blobs, 0);
     store_put_abort(&put.put);
     bench_end();
