@@ -176,9 +176,10 @@ deps: ## install the Debian packages that are missing (quick when none is)
 # ---- tests ----
 
 .PHONY: test unit integration asan fuzz soak demo
-test: deps ## build; unit, fault and integration tests, and a short run of the fuzz targets (under 5 minutes on two cores)
+test: deps ## build; unit, fault and integration tests, 2,000 seeds of the simulator, a short run of the fuzz targets (under 5 minutes on two cores)
 	+@$(SUBMAKE) build build-tests
 	+@$(SUBMAKE) VARIANT=fuzz build-fuzzers
+	+@$(MAKE) sim SEEDS=1-2000
 	@scripts/run-tests --build build --fuzz-runs 20000 $(TESTS) $(FUZZ_SRC:test/fuzz/%.c=build/fuzz/%) test/integration
 
 unit: ## build and run the unit and fault tests alone
@@ -197,8 +198,10 @@ fuzz: deps ## every fuzz target for FUZZ_SECONDS (60) each, from its seeds and b
 	+@$(SUBMAKE) VARIANT=fuzz build-fuzzers
 	@scripts/run-tests --build build --fuzz-seconds $(FUZZ_SECONDS) $(FUZZ_SRC:test/fuzz/%.c=build/fuzz/%)
 
-soak: deps ## the long tests: a whole trace through both tiers (12 GiB of disk under TMPDIR)
+SOAK_SEEDS ?= 1000000-1100000
+soak: deps ## the long tests: a whole trace through both tiers (12 GiB of disk under TMPDIR), faults at random, SOAK_SEEDS of the simulator
 	+@$(SUBMAKE) build
+	+@$(MAKE) sim SEEDS=$(SOAK_SEEDS)
 	@scripts/run-tests --build build --limit 3600 $(wildcard test/integration/soak_*.py)
 
 demo: deps ## start kvd, replay and verify a trace through both tiers, restart it in the middle (TRACE=FILE for one of your own)

@@ -117,6 +117,7 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "foreign_files", disk->foreign_files);
     number(out, "newer_segments", disk->newer_segments);
     number(out, "unreadable_segments", disk->unreadable_segments);
+    number(out, "damaged_segments", disk->damaged_segments);
     number(out, "queued_bytes", disk->queued_bytes);
     number(out, "queued_records", disk->queued_records);
     number(out, "queue_limit_bytes", store->queue_limit_bytes);

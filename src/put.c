@@ -180,6 +180,22 @@ static bool acceptable(struct session *session, const struct frame *frame, const
     return !wrong;
 }
 
+bool put_must_wait(struct session *session, struct span meta)
+{
+    struct msg_put msg;
+    const char *why;
+    if (session->put_barriers == 0 || session->frame.op != OP_PUT)
+        return false;
+    if (msg_decode(msg_request(OP_PUT), meta, BATCH_KEYS, &session->server->arena, &msg, &why) != 0)
+        return false; /* it will be answered for what it is */
+    for (struct list *at = session->requests.next; at != &session->requests; at = at->next) {
+        struct request *request = CONTAINER_OF(at, struct request, link);
+        if (request->barrier == BARRIER_PUT && span_equal(of(request)->put.key, msg.key))
+            return true;
+    }
+    return false;
+}
+
 void put_open(struct session *session, const struct frame *frame, struct span meta)
 {
     struct msg_put msg;

@@ -356,7 +356,7 @@ static size_t feed_meta(struct session *session, const uint8_t *at, size_t len)
 {
     uint32_t meta_len = session->frame.meta_len;
     bool in_place = session->have == 0 && len >= meta_len;
-    if (in_place && !must_wait(session)) {
+    if (in_place && !must_wait(session) && !put_must_wait(session, span_of(at, meta_len))) {
         meta_done(session, span_of(at, meta_len));
         return meta_len;
     }
@@ -401,9 +401,10 @@ static size_t feed(struct session *session, const uint8_t *at, size_t len)
     size_t used = 0;
     while (!session->closed && !session->broken && !session->waiting) {
         if (session->state == SESSION_READY) {
-            if (must_wait(session))
+            struct span meta = span_of(session->meta, session->frame.meta_len);
+            if (must_wait(session) || put_must_wait(session, meta))
                 break;
-            meta_done(session, span_of(session->meta, session->frame.meta_len));
+            meta_done(session, meta);
             continue;
         }
         bool empty_meta = session->state == SESSION_META && session->frame.meta_len == 0;

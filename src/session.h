@@ -81,7 +81,7 @@ bool session_clogged(const struct session *session);
 /* What waits for it, so that requests on one key take effect in their order. */
 enum barrier {
     BARRIER_NONE,
-    BARRIER_PUT, /* every op but PUT: the value is not shown yet */
+    BARRIER_PUT, /* every op but a PUT of another key: the value is not shown yet */
     BARRIER_ALL, /* everything behind it */
 };
 
@@ -136,6 +136,8 @@ bool handle_decode(struct session *session, const struct frame *frame, struct sp
 /* Status and text for what the store said. */
 enum code code_of(int err);
 
+/* Is a put of the same key, sent before on this connection, not shown yet? For other ops than PUT: false. */
+bool put_must_wait(struct session *session, struct span meta);
 /* A PUT's meta is there: sets session->state to what its body needs. */
 void put_open(struct session *session, const struct frame *frame, struct span meta);
 /* Where the next bytes of the body go. False: wait (or the state has changed). */

@@ -318,16 +318,6 @@ static void opening_free(struct opening *opening)
     free(opening);
 }
 
-/* Versions given so far were too low: what was to be dead by then is dead up to now. */
-static void kills_raise(struct disk *disk)
-{
-    for (struct list *at = disk->kills.next; at != &disk->kills; at = at->next) {
-        struct disk_kill *kill = CONTAINER_OF(at, struct disk_kill, link);
-        kill->version = max_u64(kill->version, disk->version);
-        disk_kill_note(disk, kill);
-    }
-}
-
 static void opening_take(struct disk *disk, struct opening *opening)
 {
     disk->lock = opening->lock;
@@ -337,8 +327,6 @@ static void opening_take(struct disk *disk, struct opening *opening)
     bool given = disk->version > opening->first_version;
     disk->jumped = opening->start_version > disk->version || (given && opening->start_version > opening->first_version);
     disk->version = max_u64(disk->version, opening->start_version);
-    if (disk->jumped)
-        kills_raise(disk);
     if (disk->jumped)
         disk_kills_raise(disk);
     disk->figures.foreign_files = opening->foreign;

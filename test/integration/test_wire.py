@@ -657,3 +657,16 @@ def test_a_map_in_its_widest_form(wire):
     wire.put(b"k", b"value")
     wide = b"\xdf\0\0\0\1" + b"\xdb\0\0\0\3key" + b"\xc6\0\0\0\1k"
     assert wire.call(GET, wide).body == b"value"
+
+
+def test_a_put_behind_a_replace_of_its_key_finds_the_new_value(wire):
+    """The replace waits for the remove log; the puts behind it are of the same key, and of others."""
+    wire.store(b"k", 1000, ack="disk")
+    idents = [wire.send(PUT, {"key": b"k", "replace": True}, b"first"), wire.send(PUT, {"key": b"k"}, b"not taken"),
+              wire.send(PUT, {"key": b"other"}, b"o"), wire.send(PUT, {"key": b"k", "replace": True}, b"second"),
+              wire.send(PUT, {"key": b"k"}, b"nor this")]
+    first, present, other, second, again = [wire.reply(ident) for ident in idents]
+    assert (first.code, present.code, other.code, second.code, again.code) == (OK, PRESENT, OK, OK, PRESENT)
+    assert present.meta["version"] == first.meta["version"]
+    assert again.meta["version"] == second.meta["version"] > first.meta["version"]
+    assert wire.get(b"k").body == b"second"

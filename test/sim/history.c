@@ -1,0 +1,694 @@
+#include "history.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim.h"
+
+/* ---- recording ---- */
+
+void history_init(struct history *history)
+{
+    *history = (struct history){0};
+}
+
+void history_fini(struct history *history)
+{
+    sim_free(history->aliases);
+    sim_free(history->calls);
+    sim_free(history->drops);
+    sim_free(history->leases);
+    sim_free(history->ends);
+}
+
+/* Room for one more, zeroed. */
+static void *more(void **at, size_t *count, size_t *room, size_t bytes)
+{
+    if (*count == *room) {
+        *room = *room ? 2 * *room : 64;
+        *at = sim_grow(*at, *room * bytes);
+    }
+    return memset((char *)*at + (*count)++ * bytes, 0, bytes);
+}
+
+#define MORE(list, count, room) more((void **)&(list), &(count), &(room), sizeof *(list))
+
+size_t history_begin(struct history *history, enum call_kind kind, unsigned key)
+{
+    struct call *call = MORE(history->calls, history->count, history->room);
+    *call = (struct call){
+        .begin = ++sim->stamp,
+        .end = UINT64_MAX,
+        .tight_end = UINT64_MAX,
+        .begin_us = sim->now_us,
+        .end_us = UINT64_MAX,
+        .value = NO_VALUE,
+        .faults = sim->fault_count,
+        .kind = (uint8_t)kind,
+        .key = (uint8_t)key,
+    };
+    return history->count - 1;
+}
+
+/* Requests of one connection on one key take effect in the order in which they were sent: what was sent before has had its effect too.
+ * But a put that waits for the remove log does not hold up the puts behind it, which may be shown, or say PRESENT of an older value,
+ * before it. */
+static void tighten(struct history *history, size_t index)
+{
+    const struct call *call = &history->calls[index];
+    bool put = call->kind == CALL_PUT || call->of_put;
+    for (size_t i = 0; i < index; i++) {
+        struct call *other = &history->calls[i];
+        if (put && other->kind == CALL_PUT)
+            continue;
+        if (other->wire == call->wire && other->key == call->key && other->begin <= call->begin && other->tight_end > call->end)
+            other->tight_end = call->end;
+    }
+}
+
+void history_end(struct history *history, size_t index, enum call_state state)
+{
+    struct call *call = &history->calls[index];
+    call->end = ++sim->stamp;
+    call->end_us = sim->now_us;
+    call->state = (uint8_t)state;
+    call->tight_end = min_u64(call->tight_end, call->end);
+    call->faults_end = sim->fault_count;
+    if (call->kind == CALL_MISS)
+        call->faults = sim->fault_count;
+    if (state == CALL_DONE)
+        tighten(history, index);
+}
+
+void history_drop(struct history *history, unsigned key, enum drop_kind kind)
+{
+    struct drop *drop = MORE(history->drops, history->drop_count, history->drop_room);
+    *drop = (struct drop){.stamp = ++sim->stamp, .key = (uint8_t)key, .kind = (uint8_t)kind};
+    note("drop", key, kind, 0);
+}
+
+struct lease_grant *history_lease(struct history *history)
+{
+    return MORE(history->leases, history->lease_count, history->lease_room);
+}
+
+void history_wire_ended(uint32_t wire)
+{
+    uint64_t stamp = ++sim->stamp;
+    for (size_t i = 0; i < sim->history.lease_count; i++) {
+        struct lease_grant *lease = &sim->history.leases[i];
+        if (lease->wire == wire)
+            lease->released = min_u64(lease->released, stamp);
+    }
+}
+
+void history_life_end(struct history *history, bool kept_all)
+{
+    struct life_end *end = MORE(history->ends, history->end_count, history->end_room);
+    *end = (struct life_end){.stamp = ++sim->stamp, .kept_all = kept_all};
+}
+
+/* ---- values ---- */
+
+enum { LEAST_TELLING_BYTES = 8 }; /* fewer may be another value's, too */
+
+static uint64_t word_of(uint64_t identity, uint64_t at)
+{
+    uint64_t z = (identity + at) * 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 32) * 0xd6e8feb86659fd93u;
+    return z ^ z >> 32;
+}
+
+void value_fill(uint64_t identity, uint64_t offset, uint8_t *at, uint64_t len)
+{
+    for (uint64_t i = 0; i < len;) {
+        uint64_t word = word_of(identity, (offset + i) / 8);
+        uint64_t skip = (offset + i) % 8;
+        uint64_t part = min_u64(8 - skip, len - i);
+        memcpy(at + i, (uint8_t *)&word + skip, part);
+        i += part;
+    }
+}
+
+bool value_is(uint64_t identity, uint64_t offset, const uint8_t *at, uint64_t len)
+{
+    for (uint64_t i = 0; i < len;) {
+        uint64_t word = word_of(identity, (offset + i) / 8);
+        uint64_t skip = (offset + i) % 8;
+        uint64_t part = min_u64(8 - skip, len - i);
+        if (memcmp(at + i, (uint8_t *)&word + skip, part) != 0)
+            return false;
+        i += part;
+    }
+    return true;
+}
+
+static const struct alias *alias_of(const struct history *history, uint64_t version)
+{
+    for (size_t i = 0; i < history->alias_count && version != 0; i++)
+        if (history->aliases[i].version == version)
+            return &history->aliases[i];
+    return NULL;
+}
+
+void history_alias(struct history *history, uint64_t version, size_t put)
+{
+    const struct alias *known = alias_of(history, version);
+    if (known && known->put != put)
+        sim_fail("version %llu is said to be two values: calls %zu and %zu", (unsigned long long)version, known->put, put);
+    if (known)
+        return;
+    struct alias *alias = MORE(history->aliases, history->alias_count, history->alias_room);
+    *alias = (struct alias){version, put};
+}
+
+int64_t history_identify(struct history *history, unsigned key, uint64_t version, uint64_t size, uint64_t offset, const uint8_t *at,
+                         uint64_t len, bool *ambiguous)
+{
+    int64_t found = NO_VALUE;
+    const struct alias *alias = alias_of(history, version);
+    *ambiguous = false;
+    for (size_t i = 0; i < history->count; i++) {
+        const struct call *put = &history->calls[i];
+        if (put->kind != CALL_PUT || put->key != key || put->size != size || !value_is(put->identity, offset, at, len))
+            continue;
+        if (alias && alias->put == i)
+            return (int64_t)i;
+        /* One that failed for certain is the answer only if there is no better one: then that is what is wrong. */
+        if (alias || (found != NO_VALUE && put->state == CALL_VOID))
+            continue;
+        *ambiguous = found != NO_VALUE && history->calls[found].state != CALL_VOID;
+        found = (int64_t)i;
+    }
+    if (found == NO_VALUE)
+        return NO_VALUE;
+    *ambiguous |= len < LEAST_TELLING_BYTES;
+    if (!*ambiguous)
+        history_alias(history, version, (size_t)found);
+    return found;
+}
+
+/* ---- the judge ---- */
+
+struct zone {
+    uint64_t low, high;
+    size_t call;
+};
+
+/* A value that came back after a restart as it was allowed to: the disk had not taken the record of its end. From then on it is as if it
+ * had been put anew by somebody. */
+struct ghost {
+    size_t value; /* place of its put */
+    size_t epoch; /* how many such ends lie before */
+    uint64_t first, last;
+    size_t read;
+};
+
+struct judging {
+    const struct history *history;
+    unsigned key;
+    const size_t *calls; /* of this key, in order of their begin */
+    size_t count;
+    uint64_t *first, *last; /* of each put (by its place in `calls`): earliest end, latest begin */
+    uint64_t *last_ever;    /* the same, ghosts included */
+    bool *known;            /* it has taken effect for certain */
+    struct zone *forward, *backward;
+    size_t forward_count, backward_count;
+    struct ghost *ghosts;
+    size_t ghost_count;
+    char *why;
+    size_t why_len;
+};
+
+static const struct call *at(const struct judging *judging, size_t i)
+{
+    return &judging->history->calls[judging->calls[i]];
+}
+
+static bool wrong(const struct judging *judging, const char *what, const struct call *a, const struct call *b)
+{
+    static const char *const kinds[] = {"put", "read", "seen", "miss", "remove"};
+    int len = snprintf(judging->why, judging->why_len, "key %u: %s: ", judging->key, what);
+    const struct call *both[2] = {a, b};
+    for (int i = 0; i < 2 && both[i]; i++)
+        len += snprintf(judging->why + len, judging->why_len - (size_t)len, "%s #%zu [%lld..%lld] life %u version %llu%s",
+                        kinds[both[i]->kind], (size_t)(both[i] - judging->history->calls), (long long)both[i]->begin,
+                        (long long)both[i]->end, both[i]->life, (unsigned long long)both[i]->version, i == 0 && b ? "; " : "");
+    return false;
+}
+
+/* The place in `calls` of the put whose value this call saw; SIZE_MAX when it is not known. */
+static size_t value_of(const struct judging *judging, const struct call *call)
+{
+    const struct alias *alias = call->kind == CALL_SEEN ? alias_of(judging->history, call->version) : NULL;
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *put = at(judging, i);
+        if (put->kind != CALL_PUT)
+            continue;
+        if (call->kind == CALL_READ && call->value == (int64_t)judging->calls[i])
+            return i;
+        if (alias && alias->put == judging->calls[i])
+            return i;
+    }
+    return SIZE_MAX;
+}
+
+/* The end of an older value that may be undone by a restart: a remove that the disk could not take; while the disk fails, or before what
+ * is on it is known, a put that does not replace (P8: it goes on without the disk); while it fails, a remove of which nothing is known. */
+static bool may_be_undone(const struct call *call)
+{
+    if (call->kind == CALL_REMOVE && call->state == CALL_HERE)
+        return true;
+    bool faulty = call->state == CALL_OPEN ? sim && sim->fault_count > 0 : call->faults_end > 0;
+    bool unknown = call->kind == CALL_REMOVE && (call->state == CALL_OPEN || call->state == CALL_UNSURE);
+    bool plain_put = call->kind == CALL_PUT && !call->replace && call->state != CALL_VOID;
+    return (faulty && (unknown || plain_put)) || (plain_put && !call->recovered);
+}
+
+/* How many ends of this value before this read, in earlier lives, may have been undone? */
+static size_t epoch_of(const struct judging *judging, size_t value, const struct call *read)
+{
+    size_t epoch = 0;
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *call = at(judging, i);
+        epoch += i != value && call->life < read->life && call->end > at(judging, value)->begin && may_be_undone(call);
+    }
+    return epoch;
+}
+
+static void note_ghost(struct judging *judging, size_t value, size_t epoch, const struct call *read, size_t place)
+{
+    for (size_t i = 0; i < judging->ghost_count; i++) {
+        struct ghost *ghost = &judging->ghosts[i];
+        if (ghost->value != value || ghost->epoch != epoch)
+            continue;
+        ghost->first = min_u64(ghost->first, read->tight_end);
+        ghost->last = max_u64(ghost->last, read->begin);
+        return;
+    }
+    judging->ghosts[judging->ghost_count++] = (struct ghost){value, epoch, read->tight_end, read->begin, place};
+}
+
+static bool note_read(struct judging *judging, const struct call *read, size_t place)
+{
+    size_t i = value_of(judging, read);
+    if (i == SIZE_MAX)
+        return true;
+    const struct call *put = at(judging, i);
+    if (put->state == CALL_VOID)
+        return wrong(judging, "a value was seen whose put had failed", put, read);
+    if (read->end < put->begin)
+        return wrong(judging, "a value was seen before its put began", put, read);
+    judging->last_ever[i] = max_u64(judging->last_ever[i], read->begin);
+    size_t epoch = epoch_of(judging, i, read);
+    if (epoch > 0) {
+        note_ghost(judging, i, epoch, read, place);
+        return true;
+    }
+    judging->first[i] = min_u64(judging->first[i], read->tight_end);
+    judging->last[i] = max_u64(judging->last[i], read->begin);
+    judging->known[i] = true;
+    return true;
+}
+
+static bool gather(struct judging *judging)
+{
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *call = at(judging, i);
+        judging->first[i] = call->state == CALL_DONE ? call->tight_end : UINT64_MAX;
+        judging->last[i] = judging->last_ever[i] = call->begin;
+        judging->known[i] = call->kind == CALL_PUT && call->state == CALL_DONE;
+    }
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *call = at(judging, i);
+        if ((call->kind == CALL_READ || call->kind == CALL_SEEN) && call->state == CALL_DONE && !note_read(judging, call, i))
+            return false;
+    }
+    return true;
+}
+
+static void add_zone(struct judging *judging, uint64_t f, uint64_t s, size_t call)
+{
+    if (f < s)
+        judging->forward[judging->forward_count++] = (struct zone){f, s, call};
+    else
+        judging->backward[judging->backward_count++] = (struct zone){s, f, call};
+}
+
+static void make_zones(struct judging *judging)
+{
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *call = at(judging, i);
+        if (call->kind == CALL_REMOVE && call->state == CALL_DONE) {
+            judging->backward[judging->backward_count++] = (struct zone){call->begin, call->tight_end, i};
+        } else if (judging->known[i]) {
+            add_zone(judging, judging->first[i], judging->last[i], i);
+        }
+    }
+    for (size_t i = 0; i < judging->ghost_count; i++)
+        add_zone(judging, judging->ghosts[i].first, judging->ghosts[i].last, judging->ghosts[i].read);
+}
+
+static int zone_compare(const void *a, const void *b)
+{
+    const struct zone *left = a;
+    const struct zone *right = b;
+    return left->low < right->low ? -1 : left->low > right->low;
+}
+
+static bool judge_zones(struct judging *judging)
+{
+    struct zone *forward = judging->forward;
+    qsort(forward, judging->forward_count, sizeof *forward, zone_compare);
+    for (size_t i = 1; i < judging->forward_count; i++)
+        if (forward[i].low < forward[i - 1].high)
+            return wrong(judging, "two values were there at once (one came back, or is stale)", at(judging, forward[i - 1].call),
+                         at(judging, forward[i].call));
+    for (size_t i = 0; i < judging->backward_count; i++) {
+        const struct zone *zone = &judging->backward[i];
+        for (size_t j = 0; j < judging->forward_count; j++)
+            if (forward[j].low < zone->low && zone->high < forward[j].high)
+                return wrong(judging,
+                             at(judging, zone->call)->kind == CALL_REMOVE ? "a removed value was seen again"
+                                                                          : "a replaced value was seen again",
+                             at(judging, forward[j].call), at(judging, zone->call));
+    }
+    return true;
+}
+
+/* Ghost or not: what was removed or replaced with an acknowledgement does not come back. */
+static bool judge_final(struct judging *judging)
+{
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *end = at(judging, i);
+        bool final = end->state == CALL_DONE && (end->kind == CALL_REMOVE || (end->kind == CALL_PUT && end->replace));
+        for (size_t j = 0; final && j < judging->count; j++)
+            if (j != i && at(judging, j)->kind == CALL_PUT && judging->first[j] < end->begin && end->tight_end < judging->last_ever[j])
+                return wrong(judging, "removed or replaced, and seen again", at(judging, j), end);
+    }
+    return true;
+}
+
+/* Something was there: some put of it is not certainly gone by then. */
+static bool judge_seen(struct judging *judging, const struct call *seen)
+{
+    const struct call *culprit = NULL;
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *put = at(judging, i);
+        if (put->kind != CALL_PUT || put->state == CALL_VOID || put->begin > seen->end)
+            continue;
+        bool gone = false;
+        for (size_t j = 0; j < judging->count && !gone; j++) {
+            const struct call *remove = at(judging, j);
+            gone =
+                remove->kind == CALL_REMOVE && remove->state == CALL_DONE && judging->first[i] < remove->begin && remove->end < seen->begin;
+            culprit = gone ? remove : culprit;
+        }
+        if (!gone)
+            return true;
+    }
+    return wrong(judging, "something was seen that no put can have left there", seen, culprit);
+}
+
+/* A remove that the disk could not take: gone from this process all the same. */
+static bool judge_here(struct judging *judging, const struct call *remove)
+{
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *read = at(judging, i);
+        size_t put = read->kind == CALL_READ || read->kind == CALL_SEEN ? value_of(judging, read) : SIZE_MAX;
+        if (put == SIZE_MAX || read->state != CALL_DONE || read->life != remove->life || read->begin < remove->end)
+            continue;
+        if (judging->first[put] < remove->begin)
+            return wrong(judging, "a removed value was seen again in the same process", remove, read);
+    }
+    return true;
+}
+
+static bool dropped(const struct history *history, unsigned key, uint64_t from, uint64_t to, unsigned kinds)
+{
+    for (size_t i = 0; i < history->drop_count; i++) {
+        const struct drop *drop = &history->drops[i];
+        if (drop->key == key && drop->stamp > from && drop->stamp < to && (kinds >> drop->kind & 1))
+            return true;
+    }
+    return false;
+}
+
+/* Could somebody have taken the key away, or put something else there, between the two moments? */
+static bool disturbed(const struct judging *judging, const struct call *self, uint64_t from, uint64_t to)
+{
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *call = at(judging, i);
+        bool changes = call->kind == CALL_REMOVE || (call->kind == CALL_PUT && call != self);
+        if (changes && call->state != CALL_VOID && call->begin < to &&
+            (call->state == CALL_OPEN || call->state == CALL_UNSURE || call->end > from))
+            return true;
+    }
+    return false;
+}
+
+/* It was acknowledged, and would have survived the end of its life. */
+static bool durable(const struct judging *judging, const struct call *call)
+{
+    const struct history *history = judging->history;
+    if (call->ack_disk)
+        return true;
+    return call->life >= 1 && call->life <= history->end_count && history->ends[call->life - 1].kept_all &&
+           call->end < history->ends[call->life - 1].stamp;
+}
+
+static bool judge_miss(struct judging *judging, const struct call *miss)
+{
+    const struct history *history = judging->history;
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *call = at(judging, i);
+        bool there = call->kind == CALL_PUT || call->kind == CALL_READ || call->kind == CALL_SEEN;
+        if (!there || call->state != CALL_DONE || call->tight_end >= miss->begin)
+            continue;
+        const struct call *put = call;
+        if (call->kind != CALL_PUT) {
+            size_t place = value_of(judging, call);
+            put = place == SIZE_MAX ? NULL : at(judging, place);
+        }
+        if (disturbed(judging, put, call->begin, miss->end))
+            continue;
+        if (call->life == miss->life) {
+            if (!dropped(history, judging->key, call->begin, miss->end, 1u << DROP_COUNTED | 1u << DROP_EARLY | 1u << DROP_BAD))
+                return wrong(judging, "an object is missing, and no drop was counted", call, miss);
+        } else if (miss->life > call->life && miss->recovered && !history->lied && durable(judging, call) && call->faults == miss->faults) {
+            if (!dropped(history, judging->key, put ? put->begin : 0, miss->end, 15))
+                return wrong(judging, "an object that was on disk is missing after a restart", call, miss);
+        }
+    }
+    return true;
+}
+
+static bool judge_leases(struct judging *judging, const struct call *miss)
+{
+    const struct history *history = judging->history;
+    for (size_t i = 0; i < history->lease_count; i++) {
+        const struct lease_grant *lease = &history->leases[i];
+        bool holds = (lease->keys >> judging->key & 1) && lease->life == miss->life && lease->end < miss->begin &&
+                     miss->end_us < lease->until_us && miss->end < lease->released;
+        if (!holds || disturbed(judging, NULL, lease->begin, miss->end))
+            continue;
+        if (dropped(history, judging->key, lease->begin, miss->end, 1u << DROP_EARLY))
+            continue;
+        if (miss->faults > 0 && dropped(history, judging->key, lease->begin, miss->end, 1u << DROP_BAD))
+            continue;
+        snprintf(judging->why, judging->why_len, "key %u: missing though leased [%llu..%llu] by lease %zu: miss [%llu..%llu] life %u",
+                 judging->key, (unsigned long long)lease->begin, (unsigned long long)lease->end, i, (unsigned long long)miss->begin,
+                 (unsigned long long)miss->end, miss->life);
+        return false;
+    }
+    return true;
+}
+
+static bool judge_calls(struct judging *judging)
+{
+    for (size_t i = 0; i < judging->count; i++) {
+        const struct call *call = at(judging, i);
+        bool good = true;
+        if (call->kind == CALL_SEEN && call->state == CALL_DONE)
+            good = judge_seen(judging, call);
+        else if (call->kind == CALL_REMOVE && call->state == CALL_HERE)
+            good = judge_here(judging, call);
+        else if (call->kind == CALL_MISS && call->state == CALL_DONE)
+            good = judge_miss(judging, call) && judge_leases(judging, call);
+        if (!good)
+            return false;
+    }
+    return true;
+}
+
+static bool judge_key(const struct history *history, unsigned key, char *why, size_t why_len)
+{
+    size_t room = 2 * history->count + 1; /* a value and its ghosts */
+    size_t *calls = sim_alloc(room * sizeof *calls);
+    struct judging judging = {
+        .history = history,
+        .key = key,
+        .calls = calls,
+        .first = sim_alloc(room * sizeof(uint64_t)),
+        .last = sim_alloc(room * sizeof(uint64_t)),
+        .last_ever = sim_alloc(room * sizeof(uint64_t)),
+        .known = sim_alloc(room * sizeof(bool)),
+        .forward = sim_alloc(room * sizeof(struct zone)),
+        .backward = sim_alloc(room * sizeof(struct zone)),
+        .ghosts = sim_alloc(room * sizeof(struct ghost)),
+        .why = why,
+        .why_len = why_len,
+    };
+    for (size_t i = 0; i < history->count; i++)
+        if (history->calls[i].key == key)
+            calls[judging.count++] = i;
+    bool good = gather(&judging);
+    if (good) {
+        make_zones(&judging);
+        good = judge_zones(&judging) && judge_final(&judging) && judge_calls(&judging);
+    }
+    sim_free(calls);
+    sim_free(judging.first);
+    sim_free(judging.last);
+    sim_free(judging.last_ever);
+    sim_free(judging.known);
+    sim_free(judging.forward);
+    sim_free(judging.backward);
+    sim_free(judging.ghosts);
+    return good;
+}
+
+/* All that is known of a key, for the trace. */
+static void tell(const struct history *history, unsigned key)
+{
+    static const char *const kinds[] = {"put", "read", "seen", "miss", "remove"};
+    static const char *const states[] = {"open", "done", "void", "unsure", "here only"};
+    for (size_t i = 0; i < history->count; i++) {
+        const struct call *call = &history->calls[i];
+        if (call->key != key || (call->state == CALL_OPEN && call->kind > CALL_PUT && call->kind != CALL_REMOVE))
+            continue;
+        say("#%zu %s %s [%lld..%lld, %lld] us %lld..%lld life %u wire %u value %lld version %llu%s%s", i, kinds[call->kind],
+            states[call->state], (long long)call->begin, (long long)call->tight_end, (long long)call->end, (long long)call->begin_us,
+            (long long)call->end_us, call->life, call->wire, (long long)call->value, (unsigned long long)call->version,
+            call->ack_disk ? " disk" : "", call->replace ? " replace" : "");
+    }
+    for (size_t i = 0; i < history->drop_count; i++)
+        if (history->drops[i].key == key)
+            say("dropped at %llu, kind %u", (unsigned long long)history->drops[i].stamp, history->drops[i].kind);
+}
+
+bool history_judge(const struct history *history, char *why, size_t why_len)
+{
+    for (unsigned key = 0; key < SIM_KEYS; key++) {
+        if (judge_key(history, key, why, why_len))
+            continue;
+        if (sim)
+            tell(history, key);
+        return false;
+    }
+    return true;
+}
+
+/* ---- the judge judged ---- */
+
+struct line {
+    uint64_t begin, end; /* end 0: open */
+    enum call_kind kind;
+    enum call_state state;
+    int value; /* line of the put */
+    uint32_t life;
+    bool ack_disk;
+};
+
+static bool judge_lines(const struct line *lines, size_t count)
+{
+    struct history history = {0};
+    char why[600] = "";
+    struct life_end ends[4] = {{.stamp = 100}, {.stamp = 200}, {.stamp = 300}, {.stamp = 400}};
+    history.calls = sim_alloc(count * sizeof *history.calls);
+    history.count = count;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t end = lines[i].end ? lines[i].end : UINT64_MAX;
+        history.calls[i] = (struct call){
+            .begin = lines[i].begin,
+            .end = end,
+            .tight_end = end,
+            .kind = (uint8_t)lines[i].kind,
+            .state = (uint8_t)lines[i].state,
+            .replace = true,
+            .value = lines[i].kind == CALL_READ ? lines[i].value : NO_VALUE,
+            .version = lines[i].kind == CALL_PUT    ? i + 1
+                       : lines[i].kind == CALL_SEEN ? (uint64_t)(lines[i].value + 1)
+                                                    : 0,
+            .life = lines[i].life ? lines[i].life : 1,
+            .ack_disk = lines[i].ack_disk,
+            .recovered = true,
+        };
+    }
+    history.ends = ends;
+    history.end_count = 4;
+    bool good = history_judge(&history, why, sizeof why);
+    sim_free(history.calls);
+    return good;
+}
+
+#define PUT(b, e)                                                \
+    {                                                            \
+        b, e, CALL_PUT, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false \
+    }
+#define READ(b, e, v)                           \
+    {                                           \
+        b, e, CALL_READ, CALL_DONE, v, 0, false \
+    }
+#define REMOVE(b, e)                                                \
+    {                                                               \
+        b, e, CALL_REMOVE, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false \
+    }
+#define MISS(b, e, l)                           \
+    {                                           \
+        b, e, CALL_MISS, CALL_DONE, 0, l, false \
+    }
+#define SEEN(b, e)                               \
+    {                                            \
+        b, e, CALL_SEEN, CALL_DONE, -1, 0, false \
+    }
+
+int history_self_test(void)
+{
+    const struct {
+        const char *name;
+        bool good;
+        size_t count;
+        struct line lines[5];
+    } cases[] = {
+        {"put, read", true, 2, {PUT(1, 2), READ(3, 4, 0)}},
+        {"read while it is put", true, 2, {PUT(1, 5), READ(3, 4, 0)}},
+        {"read before its put", false, 2, {PUT(3, 4), READ(1, 2, 0)}},
+        {"read of an unanswered put", true, 2, {PUT(1, 0), READ(3, 4, 0)}},
+        {"risen from the dead", false, 4, {PUT(1, 2), READ(3, 4, 0), REMOVE(5, 6), READ(7, 8, 0)}},
+        {"removed at the same time", true, 3, {PUT(1, 2), REMOVE(3, 8), READ(5, 6, 0)}},
+        {"an unanswered remove", true, 3, {PUT(1, 2), REMOVE(3, 0), READ(5, 6, 0)}},
+        {"replaced, and seen again", false, 4, {PUT(1, 2), READ(3, 4, 0), PUT(5, 6), READ(7, 8, 0)}},
+        {"two at once", false, 5, {PUT(1, 2), PUT(3, 4), READ(5, 6, 0), READ(5, 7, 1), READ(8, 9, 0)}},
+        {"one after the other", true, 4, {PUT(1, 2), READ(3, 4, 0), PUT(5, 6), READ(7, 8, 2)}},
+        {"unknown put takes effect late", true, 5, {PUT(1, 0), PUT(3, 4), READ(5, 6, 1), READ(7, 8, 0), READ(9, 10, 0)}},
+        {"and then goes back", false, 5, {PUT(1, 0), PUT(3, 4), READ(5, 6, 1), READ(7, 8, 0), READ(9, 10, 1)}},
+        {"a put that failed was seen", false, 2, {{1, 2, CALL_PUT, CALL_VOID, 0, 0, false}, READ(3, 4, 0)}},
+        {"something seen after a remove", false, 3, {PUT(1, 2), REMOVE(3, 4), SEEN(5, 6)}},
+        {"something seen in the midst of a remove", true, 3, {PUT(1, 2), REMOVE(3, 6), SEEN(4, 5)}},
+        {"a miss that nobody counted", false, 2, {PUT(1, 2), MISS(3, 4, 1)}},
+        {"a miss after a remove", true, 3, {PUT(1, 2), REMOVE(3, 4), MISS(5, 6, 1)}},
+        {"a miss after a restart", true, 2, {PUT(1, 2), MISS(103, 104, 2)}},
+        {"of what was on disk", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true}, MISS(103, 104, 2)}},
+        {"gone from this process, yet seen", false, 3, {PUT(1, 2), {3, 4, CALL_REMOVE, CALL_HERE, 0, 0, false}, READ(5, 6, 0)}},
+    };
+    int failed = 0;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        if (judge_lines(cases[i].lines, cases[i].count) == cases[i].good)
+            continue;
+        printf("the judge is wrong about: %s\n", cases[i].name);
+        failed++;
+    }
+    printf("the judge: %zu histories, %d wrong\n", sizeof cases / sizeof cases[0], failed);
+    return failed > 0;
+}

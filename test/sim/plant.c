@@ -1,0 +1,193 @@
+/* plant.c - functions of the server that are looked at, or broken on purpose, on their way (by -Wl,--wrap). */
+#include "base/error.h"
+#include "meta/lease.h"
+#include "session.h"
+#include "sim.h"
+#include "tier/pool.h"
+
+void __real_table_drop(struct table *table, struct entry *entry);
+void __wrap_table_drop(struct table *table, struct entry *entry);
+void __real_table_set_place(struct table *table, struct entry *entry, struct place *place, uint32_t block, uint32_t blocks);
+void __wrap_table_set_place(struct table *table, struct entry *entry, struct place *place, uint32_t block, uint32_t blocks);
+int __real_disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct segment *segment, disk_kill_fn fn);
+int __wrap_disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct segment *segment, disk_kill_fn fn);
+int __real_disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn);
+int __wrap_disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn);
+bool __real_disk_kill_pending(const struct disk *disk, struct span key);
+bool __wrap_disk_kill_pending(const struct disk *disk, struct span key);
+int __real_disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn);
+int __wrap_disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn);
+int __real_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
+int __wrap_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
+bool __real_persist_detach(struct store *store, struct entry *entry);
+bool __wrap_persist_detach(struct store *store, struct entry *entry);
+int __real_lease_add(struct leases *leases, uint64_t id, struct entry *entry);
+int __wrap_lease_add(struct leases *leases, uint64_t id, struct entry *entry);
+void __real_blob_unref(struct blob *blob);
+void __wrap_blob_unref(struct blob *blob);
+void __real_session_reply(struct session *session, uint8_t op, uint64_t id, enum code code, const struct schema *schema, const void *msg);
+void __wrap_session_reply(struct session *session, uint8_t op, uint64_t id, enum code code, const struct schema *schema, const void *msg);
+
+static const char *const names[PLANT_COUNT] = {
+    [PLANT_NONE] = "none",
+    [PLANT_SYNC_LIES] = "sync-lies",
+    [PLANT_KILL_AT_ONCE] = "remove-at-once",
+    [PLANT_DETACH_FORGETS] = "remove-forgets-write",
+    [PLANT_LEASE_IGNORED] = "lease-ignored",
+    [PLANT_NO_CHECKSUM] = "no-checksum",
+    [PLANT_ACK_EARLY] = "ack-early",
+    [PLANT_KILL_UNSEEN] = "kill-unseen",
+    [PLANT_LOST_REPLY] = "lost-reply",
+    [PLANT_LEAK] = "leak",
+    [PLANT_ORDER] = "unlink-first",
+};
+
+const char *plant_name(enum plant plant)
+{
+    return names[plant];
+}
+
+bool planted(enum plant plant)
+{
+    return sim->options->plant == plant;
+}
+
+/* ---- what is dropped ---- */
+
+static void sums(uint64_t *counted, uint64_t *early, uint64_t *bad)
+{
+    const struct store_figures *figures = &sim->life->server.store->figures;
+    *counted = figures->dropped_evicted + figures->dropped_reclaimed;
+    *early = figures->dropped_versions;
+    *bad = figures->dropped_corrupt + figures->dropped_short;
+}
+
+void drops_look(void)
+{
+    sums(&sim->drops_counted, &sim->drops_early, &sim->drops_bad);
+}
+
+static void look_at(const struct entry *entry, enum drop_kind kind)
+{
+    int key = sim_key_index(entry_key(entry));
+    if (key >= 0)
+        history_drop(&sim->history, (unsigned)key, kind);
+}
+
+/* The store counts first and forgets then. */
+void __wrap_table_drop(struct table *table, struct entry *entry)
+{
+    uint64_t counted, early, bad;
+    sums(&counted, &early, &bad);
+    if (counted > sim->drops_counted)
+        look_at(entry, DROP_COUNTED);
+    else if (early > sim->drops_early)
+        look_at(entry, DROP_EARLY);
+    else if (bad > sim->drops_bad)
+        look_at(entry, DROP_BAD);
+    drops_look();
+    __real_table_drop(table, entry);
+}
+
+void __wrap_table_set_place(struct table *table, struct entry *entry, struct place *place, uint32_t block, uint32_t blocks)
+{
+    if (!place)
+        look_at(entry, DROP_UNPLACED);
+    __real_table_set_place(table, entry, place, block, blocks);
+}
+
+/* ---- answers that come too early ---- */
+
+static void kill_ends(void *arg)
+{
+    struct disk_kill *kill = arg;
+    kill->fn(kill, 0);
+}
+
+static int kill_at_once(struct disk_kill *kill, disk_kill_fn fn)
+{
+    kill->fn = fn;
+    event_add(chance_below(50), true, kill_ends, kill);
+    return 0;
+}
+
+int __wrap_disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct segment *segment, disk_kill_fn fn)
+{
+    const struct shelf *shelf = segment_user(segment);
+    for (struct list *at = shelf->place.objects.next; at != &shelf->place.objects; at = at->next)
+        look_at(CONTAINER_OF(at, struct entry, in_place), DROP_UNPLACED);
+    if (planted(PLANT_ORDER))
+        return kill_at_once(kill, fn);
+    return __real_disk_segment_kill_start(disk, kill, segment, fn);
+}
+
+int __wrap_disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn)
+{
+    int key = kill->kind == KILL_KEY ? sim_key_index(kill->name) : -1;
+    note("kill", kill->kind, (uint64_t)(key + 1), kill->version);
+    if (planted(PLANT_KILL_AT_ONCE) && disk_state(disk) != DISK_OFF)
+        return kill_at_once(kill, fn);
+    return __real_disk_kill_start(disk, kill, fn);
+}
+
+static void sync_ends(void *arg)
+{
+    struct disk_sync *sync = arg;
+    sync->fn(sync, 0);
+}
+
+int __wrap_disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn)
+{
+    if (!planted(PLANT_ACK_EARLY))
+        return __real_disk_sync_start(disk, sync, where, fn);
+    sync->fn = fn;
+    event_add(chance_below(50), true, sync_ends, sync);
+    return 0;
+}
+
+/* ---- what is not looked at ---- */
+
+bool __wrap_disk_kill_pending(const struct disk *disk, struct span key)
+{
+    return !planted(PLANT_KILL_UNSEEN) && __real_disk_kill_pending(disk, key);
+}
+
+bool __wrap_persist_detach(struct store *store, struct entry *entry)
+{
+    bool perhaps = __real_persist_detach(store, entry);
+    return !planted(PLANT_DETACH_FORGETS) && perhaps;
+}
+
+int __wrap_lease_add(struct leases *leases, uint64_t id, struct entry *entry)
+{
+    return planted(PLANT_LEASE_IGNORED) ? 0 : __real_lease_add(leases, id, entry);
+}
+
+static disk_read_fn read_fn;
+
+static void read_ends(struct disk_read *read, int err)
+{
+    read_fn(read, err == KVD_ECORRUPT ? 0 : err);
+}
+
+int __wrap_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn)
+{
+    read_fn = fn;
+    return __real_disk_read_start(disk, read, planted(PLANT_NO_CHECKSUM) ? read_ends : fn);
+}
+
+/* ---- what is lost ---- */
+
+void __wrap_blob_unref(struct blob *blob)
+{
+    if (planted(PLANT_LEAK) && ++sim->plant_turn % 100 == 0)
+        return;
+    __real_blob_unref(blob);
+}
+
+void __wrap_session_reply(struct session *session, uint8_t op, uint64_t id, enum code code, const struct schema *schema, const void *msg)
+{
+    if (planted(PLANT_LOST_REPLY) && op == OP_REMOVE && ++sim->plant_turn % 20 == 0)
+        return;
+    __real_session_reply(session, op, id, code, schema, msg);
+}

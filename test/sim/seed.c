@@ -1,0 +1,404 @@
+/* seed.c - one run: what is chosen by the seed, the lives of the server, what must hold after each. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "sim.h"
+
+enum phase { PHASE_WORK, PHASE_SETTLE, PHASE_READ, PHASE_STOP, PHASE_OVER };
+enum { EVENTS_MOST = 20 * 1000 * 1000, HOURS_MOST = 4 };
+
+/* ---- the scenario ---- */
+
+static void weights_choose(struct scenario *scenario)
+{
+    static const unsigned usual[ACTIONS] = {
+        [ACT_PUT] = 30,       [ACT_GET] = 25,   [ACT_RANGE] = 5,   [ACT_MGET] = 8,    [ACT_EXISTS] = 5,
+        [ACT_MATCH] = 3,      [ACT_LEASE] = 6,  [ACT_RELEASE] = 3, [ACT_REMOVE] = 10, [ACT_REMOVE_PREFIX] = 2,
+        [ACT_REMOVE_ALL] = 1, [ACT_PIN] = 3,    [ACT_STAT] = 3,    [ACT_SCAN] = 2,    [ACT_SYNC] = 1,
+        [ACT_SEAL] = 1,       [ACT_CONFIG] = 1, [ACT_INFO] = 1,    [ACT_HANG_UP] = 1, [ACT_CUT_PUT] = 1,
+    };
+    scenario->weight_sum = 0;
+    for (unsigned i = 0; i < ACTIONS; i++) {
+        scenario->weights[i] = usual[i] * 4;
+        if (i > ACT_GET && chance_one_in(3))
+            scenario->weights[i] = chance_one_in(2) ? 0 : usual[i] * 16;
+        scenario->weight_sum += scenario->weights[i];
+    }
+}
+
+static void scenario_choose(struct scenario *scenario)
+{
+    static const unsigned largest[] = {100, 5000, 70000, 70000, 300000, 300000, 1 << 20};
+    *scenario = (struct scenario){
+        .memory = chance_between(4, 8) * MIB,
+        .segment = MIB << chance_below(3),
+        .disk = chance_between(4, chance_one_in(2) ? 8 : 40) * MIB,
+        .write_through = !chance_one_in(5),
+        .calm = chance_one_in(2),
+        .shorts = chance_one_in(2),
+        .slow_network = chance_one_in(4),
+        .clients = (unsigned)chance_between(1, 5),
+        .ops = (unsigned)chance_between(40, chance_one_in(4) ? 600 : 200),
+        .keys = chance_one_in(4) ? (unsigned)chance_between(1, 3) : SIM_KEYS,
+        .pipeline = (unsigned)chance_between(1, chance_one_in(2) ? 2 : 16),
+        .lives = chance_one_in(6) ? 0 : (unsigned)chance_between(1, 6),
+        .orderly = chance_one_in(3) ? 0 : (unsigned)chance_below(60),
+        .power = sim->options->mode == 'p'   ? 100
+                 : sim->options->mode == 'k' ? 0
+                 : chance_one_in(2)          ? 50
+                 : chance_one_in(2)          ? 0
+                                             : 100,
+        .largest = largest[chance_below(7)],
+        .ack_disk = chance_one_in(3) ? 0 : (unsigned)chance_below(101),
+        .replace = chance_one_in(3) ? 0 : (unsigned)chance_below(101),
+    };
+    scenario->bulky = chance_one_in(6);
+    if (scenario->bulky) {
+        scenario->memory = 4 * MIB;
+        scenario->largest = 1 << 20;
+        scenario->ops = scenario->ops < 200 ? scenario->ops : 200;
+        if (chance_one_in(2)) { /* nor does the disk */
+            scenario->disk = 4 * MIB + chance_below(3 * MIB);
+            scenario->segment = MIB << chance_below(2);
+        }
+    }
+    if (sim->options->ops > 0)
+        scenario->ops = sim->options->ops;
+    weights_choose(scenario);
+    if (scenario->bulky && chance_one_in(2)) {
+        scenario->weight_sum += 100 - scenario->weights[ACT_LEASE];
+        scenario->weights[ACT_LEASE] = 100;
+    }
+}
+
+/* ---- lives ---- */
+
+static void log_line(void *arg, const char *line, size_t len)
+{
+    (void)arg;
+    say("    %.*s", (int)len, line);
+}
+
+static void configure(struct life *life)
+{
+    const struct scenario *scenario = &sim->scenario;
+    struct config *config = &life->config;
+    config_init(config, "sim", "/disk");
+    config->memory = scenario->memory;
+    config->disk = scenario->disk;
+    config->segment_size = scenario->segment;
+    config->write_queue = chance_between(1, 4) * MIB;
+    config->inflight = chance_between(1, 4) * MIB;
+    config->read_split = 256 * KIB << chance_below(3);
+    config->io_depth = chance_one_in(4) ? chance_between(1, 4) : 64;
+    config->wait_for_index = chance_one_in(4) ? chance_below(50) : 5000;
+    strcpy(config->persist, scenario->write_through ? "write-through" : "none");
+    strcpy(config->log_level, sim->options->trace ? "debug" : "error");
+    life->log = (struct log){.level = config_log_level(config), .sink = log_line};
+}
+
+static void crash_now(void *arg)
+{
+    if (sim->life && sim->life->number == (uint32_t)(uintptr_t)arg)
+        sim_escape(ESCAPE_CRASH);
+}
+
+static void stop_now(void *arg)
+{
+    struct life *life = sim->life;
+    if (life->number != (uint32_t)(uintptr_t)arg || life->stopping || life->server.state == SERVER_DRAINING)
+        return;
+    note("stop", life->number, 0, 0);
+    life->stopping = true;
+    sim->figures.stops++;
+    server_stop(&life->server);
+}
+
+static void stop_soon(uint64_t delay_us)
+{
+    event_add(delay_us, true, stop_now, (void *)(uintptr_t)sim->life->number);
+}
+
+/* How this life is to end, if it is to end before the work is done. */
+static void end_choose(struct life *life)
+{
+    if (sim->lives_left == 0 || sim->phase != PHASE_WORK)
+        return;
+    sim->lives_left--;
+    uint64_t when_us = chance_delay(2 * SECOND);
+    if (chance_percent(sim->scenario.orderly)) {
+        stop_soon(when_us);
+        if (chance_one_in(4)) /* and a crash in the midst of it */
+            event_add(when_us + chance_delay(20 * MS), false, crash_now, (void *)(uintptr_t)life->number);
+    } else if (chance_one_in(2)) {
+        life->crash_step = 1 + chance_delay(chance_one_in(3) ? 60 : 3000);
+    } else {
+        event_add(when_us, false, crash_now, (void *)(uintptr_t)life->number);
+    }
+}
+
+static void life_opens(void *arg)
+{
+    struct life *life = arg;
+    if (server_open(&life->server, life->loop, &life->log, &life->config) != 0)
+        sim_fail("server_open() failed");
+    life->open = true;
+}
+
+void life_start(void *arg)
+{
+    (void)arg;
+    struct life *life = sim_alloc(sizeof *life);
+    sim->life = life;
+    life->number = ++sim->lives;
+    life->faults = sim->fault_count;
+    life->wall_offset_ms = chance_one_in(3) ? (int64_t)chance_below(7200 * 1000) - 3600 * 1000 : 0;
+    sim->drops_counted = sim->drops_early = sim->drops_bad = 0;
+    sim->figures.lives++;
+    configure(life);
+    struct loop_options options = {.io_depth = (unsigned)life->config.io_depth};
+    sim->in_server = true;
+    loop_new(&life->loop, &options, &life->log);
+    sim->in_server = false;
+    note("life", life->number, 0, 0);
+    end_choose(life);
+    event_add(0, true, life_opens, life);
+}
+
+static void life_next(bool kept_all)
+{
+    history_life_end(&sim->history, kept_all);
+    server_events_drop();
+    wires_crash();
+    routines_drop();
+    sim_free(sim->life);
+    sim->life = NULL;
+    if (sim->phase < PHASE_STOP)
+        event_add(chance_delay(2 * SECOND), false, life_start, NULL);
+    else
+        sim->phase = PHASE_OVER;
+}
+
+static void figures_take(const struct life *life)
+{
+    if (!life->open)
+        return;
+    const struct store_figures *figures = &life->server.store->figures;
+    sim->figures.evicted += figures->evicted;
+    sim->figures.promoted += figures->promoted;
+    sim->figures.reclaimed += figures->reclaimed_segments;
+    sim->figures.dropped += sim->drops_counted + sim->drops_early + sim->drops_bad;
+}
+
+static void life_crash(enum escape escape)
+{
+    bool power = escape == ESCAPE_CRASH && chance_percent(sim->scenario.power);
+    note("crash", escape, power, sim->life->steps);
+    if (escape == ESCAPE_EXIT)
+        sim->figures.exits++;
+    else if (power)
+        sim->figures.crashes_power++;
+    else
+        sim->figures.crashes_kill++;
+    figures_take(sim->life);
+    files_crash(power);
+    vfs_crash(&sim->vfs, power);
+    heap_drop();
+    life_next(false);
+}
+
+static uint64_t unwritten(const struct store_figures *figures)
+{
+    return figures->unwritten_off + figures->unwritten_full + figures->unwritten_error + figures->unwritten_memory +
+           figures->unwritten_closing;
+}
+
+/* The loop has stopped: the process returns from main. */
+static void life_fini(void *arg)
+{
+    struct life *life = arg;
+    struct store_info info;
+    store_info(life->server.store, &info);
+    figures_take(life);
+    server_fini(&life->server);
+    loop_free(life->loop);
+    life->loop = NULL;
+}
+
+static bool trouble(const struct life *life)
+{
+    (void)life;
+    return sim->fault_count > 0 || sim->hang_until_us > 0;
+}
+
+static bool life_end(bool *kept_all)
+{
+    struct life *life = sim->life;
+    const struct store_figures figures = life->server.store->figures;
+    *kept_all = sim->scenario.write_through && !life->policy_changed && life->faults == sim->fault_count && unwritten(&figures) == 0 &&
+                life->server.exit_status == 0;
+    if (life->server.exit_status != 0 && !trouble(life)) {
+        snprintf(sim->why, sizeof sim->why, "the server gave up by itself, and the disk had no fault");
+        return false;
+    }
+    if (sim_call(life_fini, life) != ESCAPE_NONE)
+        return false;
+    uint64_t bytes;
+    const void *caller = NULL;
+    uint64_t blocks = heap_blocks(&bytes, &caller);
+    if (blocks > 0)
+        snprintf(sim->why, sizeof sim->why, "%llu blocks of %llu bytes are left after an orderly stop, the last from %p",
+                 (unsigned long long)blocks, (unsigned long long)bytes, caller);
+    else if (files_open() > 0)
+        snprintf(sim->why, sizeof sim->why, "%u files are left open after an orderly stop", files_open());
+    note("ended", life->number, *kept_all, 0);
+    return blocks == 0 && files_open() == 0;
+}
+
+/* ---- what must hold all the time ---- */
+
+static bool life_watch(struct life *life)
+{
+    if (!life->open)
+        return true;
+    drops_look();
+    if (life->server.state == SERVER_DRAINING)
+        return true;
+    struct disk_figures figures;
+    const struct disk *disk = life->server.store->disk;
+    disk_get_figures(disk, &figures);
+    enum disk_state state = disk_state(disk);
+    if (state == DISK_OFF && !trouble(life)) {
+        snprintf(sim->why, sizeof sim->why, "the disk tier is off (%s), and the disk had no fault", disk_off_reason(disk));
+        return false;
+    }
+    if (state != DISK_ON)
+        return true;
+    uint64_t files = trouble(life) ? 0 : vfs_segment_bytes(&sim->vfs);
+    bool within = figures.used_bytes <= figures.limit_bytes && files <= figures.limit_bytes;
+    if (life->within && !within) {
+        snprintf(sim->why, sizeof sim->why, "used %llu, in files %llu, over the limit of %llu", (unsigned long long)figures.used_bytes,
+                 (unsigned long long)files, (unsigned long long)figures.limit_bytes);
+        return false;
+    }
+    life->within |= within;
+    if (pool_used(life->server.store->pool) > sim->scenario.memory || life->server.store->inflight > sim->scenario.memory) {
+        snprintf(sim->why, sizeof sim->why, "more memory is used than there is");
+        return false;
+    }
+    return true;
+}
+
+/* ---- the course of a run ---- */
+
+static void write_back(void *arg)
+{
+    (void)arg;
+    vfs_write_back(&sim->vfs);
+    event_add(chance_delay(2 * SECOND) + MS, false, write_back, NULL);
+}
+
+static void settle_end(void)
+{
+    if (chance_one_in(3))
+        event_add(chance_delay(10 * MS), false, crash_now, (void *)(uintptr_t)sim->life->number);
+    else if (chance_one_in(2))
+        stop_soon(chance_delay(10 * MS));
+}
+
+static void phase_next(void)
+{
+    const struct life *life = sim->life;
+    bool serving = life && life->open && life->server.state == SERVER_SERVING && life->server.store->recovered;
+    bool off = life && life->open && life->server.state == SERVER_SERVING && disk_state(life->server.store->disk) == DISK_OFF;
+    if (sim->phase == PHASE_WORK && clients_done()) {
+        sim->phase = PHASE_SETTLE;
+        note("settle", 0, 0, 0);
+        faults_end();
+        if (life && life->open && !life->stopping)
+            settle_end();
+        sim->lives_left = (unsigned)sim->lives;
+    } else if (sim->phase == PHASE_SETTLE && (serving || off) && (sim->lives > sim->lives_left || chance_one_in(200))) {
+        sim->phase = PHASE_READ;
+        note("read", 0, 0, 0);
+        clients_read_all();
+    } else if (sim->phase == PHASE_READ && clients_done() && life && life->open) {
+        sim->phase = PHASE_STOP;
+        stop_soon(chance_delay(10 * MS));
+    }
+}
+
+static bool step(void)
+{
+    bool idle;
+    enum escape escape = sim_step(&idle);
+    if (escape == ESCAPE_FAIL)
+        return false;
+    if (escape == ESCAPE_EXIT && !trouble(sim->life)) {
+        snprintf(sim->why, sizeof sim->why, "the drain timeout passed, and the disk had no fault");
+        return false;
+    }
+    bool kept_all;
+    if (escape != ESCAPE_NONE) {
+        life_crash(escape);
+    } else if (sim->life && sim->life->loop && loop_has_stopped(sim->life->loop)) {
+        if (!life_end(&kept_all))
+            return false;
+        life_next(kept_all);
+    } else if (sim->life && !life_watch(sim->life)) {
+        return false;
+    }
+    phase_next();
+    if (idle || sim->figures.events > EVENTS_MOST || sim->now_us > (uint64_t)HOURS_MOST * 3600 * SECOND) {
+        snprintf(sim->why, sizeof sim->why, "nothing goes on: %llu events, %llu s, phase %d", (unsigned long long)sim->figures.events,
+                 (unsigned long long)(sim->now_us / SECOND), sim->phase);
+        return false;
+    }
+    return true;
+}
+
+static void run_fini(void)
+{
+    sim->in_server = false;
+    heap_drop();
+    clients_free();
+    wires_free();
+    server_events_drop();
+    routines_drop();
+    for (struct list *at; (at = list_first(&sim->flights)) != NULL;)
+        list_remove(at);
+    if (sim->life)
+        sim_free(sim->life);
+    vfs_fini(&sim->vfs);
+    history_fini(&sim->history);
+    events_free();
+}
+
+bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
+{
+    *run = (struct sim){.options = options, .seed = seed, .random = seed * 0x9e3779b97f4a7c15u + 0x243f6a8885a308d3u};
+    sim = run;
+    list_init(&sim->heap);
+    list_init(&sim->flights);
+    list_init(&sim->routines);
+    list_init(&sim->wires);
+    history_init(&sim->history);
+    scenario_choose(&sim->scenario);
+    sim->lives_left = sim->scenario.lives;
+    bool tight = !sim->scenario.calm && chance_one_in(8);
+    vfs_init(&sim->vfs, tight ? sim->scenario.disk - chance_below(2 * MIB) : GIB);
+    faults_choose();
+    clients_start();
+    event_add(0, false, life_start, NULL);
+    event_add(SECOND, false, write_back, NULL);
+    sim->figures.seeds = 1;
+    bool good = true;
+    while (good && sim->phase != PHASE_OVER)
+        good = step();
+    sim->history.lied = sim->figures.torn + sim->figures.flips > 0;
+    if (good)
+        good = history_judge(&sim->history, sim->why, sizeof sim->why);
+    run_fini();
+    sim = NULL;
+    return good;
+}

@@ -1,0 +1,619 @@
+/* sim_file.c - src/loop/file.h and fs.h on disks in memory, with every fault that the seed asks for. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "loop/file.h"
+#include "loop/fs.h"
+#include "sim.h"
+
+enum { FILES = 512, FD_BASE = 3, RULES = 4 };
+
+/* From one moment to another (or for ever) some operations fail, now and then or always, or at the k-th alone. */
+struct rule {
+    uint64_t from_us, to_us;
+    uint32_t kinds; /* bits of enum disk_op */
+    unsigned percent;
+    uint64_t kth; /* 0: by percent */
+    int err;
+};
+
+struct open_file {
+    struct inode *inode;
+    bool direct, read_only;
+};
+
+/* An operation under way. */
+struct flight {
+    struct list link;
+    struct file_op *op;
+    struct event *event;
+    uint64_t upto; /* a sync covers changes up to this */
+};
+
+/* All of it is one seed's: made anew by faults_choose(). */
+static struct {
+    struct rule rules[RULES];
+    unsigned rule_count;
+    bool shorts, direct, punt;
+    unsigned torn_per_mille, flip_per_mille;
+    uint64_t slow_from_us, slow_to_us, hang_from_us;
+    uint64_t latency_us;
+    struct open_file files[FILES];
+} disk;
+
+/* ---- what goes wrong ---- */
+
+static uint32_t bit(enum disk_op op)
+{
+    return 1u << op;
+}
+
+static void rule_add(void)
+{
+    static const int errors[] = {-EIO, -EIO, -EIO, -ENOSPC, -EROFS, -ENOTCONN};
+    struct rule *rule = &disk.rules[disk.rule_count++];
+    rule->from_us = chance_below(3 * SECOND);
+    rule->to_us = rule->from_us + chance_delay(5 * SECOND);
+    rule->err = errors[chance_below(6)];
+    rule->kinds = chance_one_in(3) ? UINT32_MAX & ~bit(DISK_CLOSE) : (uint32_t)chance() & ~bit(DISK_CLOSE);
+    if (chance_one_in(3))
+        rule->kinds = chance_one_in(2) ? bit(DISK_SYNC) : bit(DISK_WRITE) | bit(DISK_SYNC);
+    if (rule->err == -ENOSPC)
+        rule->kinds &= bit(DISK_WRITE) | bit(DISK_OPEN) | bit(DISK_MAKE_DIR) | bit(DISK_RENAME);
+    if (rule->err == -EROFS)
+        rule->kinds &= ~(bit(DISK_READ) | bit(DISK_SIZE) | bit(DISK_LIST) | bit(DISK_INFO) | bit(DISK_LOCK));
+    if (chance_one_in(3)) {
+        rule->kth = 1 + chance_below(400);
+        rule->from_us = 0;
+        rule->to_us = UINT64_MAX;
+    } else {
+        rule->percent = chance_one_in(3) ? 100 : (unsigned)chance_between(1, 40);
+    }
+}
+
+void faults_choose(void)
+{
+    memset(&disk, 0, sizeof disk);
+    disk.direct = !chance_one_in(4);
+    disk.punt = chance_one_in(3);
+    disk.latency_us = 1 + chance_delay(20 * MS);
+    disk.shorts = sim->scenario.shorts;
+    if (sim->scenario.calm)
+        return;
+    unsigned rules = chance_one_in(2) ? (unsigned)chance_below(RULES + 1) : 0;
+    for (unsigned i = 0; i < rules; i++)
+        rule_add();
+    if (chance_one_in(6))
+        disk.torn_per_mille = (unsigned)chance_between(1, 100);
+    if (chance_one_in(6))
+        disk.flip_per_mille = (unsigned)chance_between(1, 100);
+    if (chance_one_in(4)) {
+        disk.slow_from_us = chance_below(3 * SECOND);
+        disk.slow_to_us = disk.slow_from_us + chance_delay(10 * SECOND);
+    }
+    if (chance_one_in(8)) {
+        disk.hang_from_us = 1 + chance_below(3 * SECOND);
+        sim->hang_until_us = disk.hang_from_us + chance_delay(20 * SECOND);
+    }
+}
+
+void faults_end(void)
+{
+    disk.rule_count = 0;
+    disk.shorts = false;
+    disk.torn_per_mille = disk.flip_per_mille = 0;
+    disk.slow_to_us = 0;
+    sim->hang_until_us = 0;
+    sim->vfs.capacity_pages = UINT64_MAX / 2;
+}
+
+static bool hung(void)
+{
+    return disk.hang_from_us != 0 && sim->now_us >= disk.hang_from_us && sim->now_us < sim->hang_until_us;
+}
+
+static uint64_t latency(void)
+{
+    uint64_t us = chance_delay(disk.latency_us);
+    if (sim->now_us >= disk.slow_from_us && sim->now_us < disk.slow_to_us) {
+        sim->figures.slow++;
+        us = us * 20 + chance_delay(2 * SECOND);
+    }
+    if (hung()) {
+        sim->figures.hung++;
+        us += sim->hang_until_us - sim->now_us;
+    }
+    return us;
+}
+
+static void fault_count(enum disk_op op)
+{
+    sim->figures.faults[op]++;
+    sim->fault_count++;
+}
+
+/* Counts the operation; 0, or how it fails. */
+static int begin(enum disk_op op, uint64_t a, uint64_t b)
+{
+    static const char *const names[DISK_OPS] = {"d.open",   "d.close",  "d.read",     "d.write",    "d.sync", "d.truncate", "d.size",
+                                                "d.unlink", "d.rename", "d.sync_dir", "d.make_dir", "d.info", "d.list",     "d.lock"};
+    sim->figures.disk_ops++;
+    note(names[op], a, b, sim->life->steps);
+    sim_crash_point();
+    for (unsigned i = 0; i < disk.rule_count; i++) {
+        struct rule *rule = &disk.rules[i];
+        if (!(rule->kinds & bit(op)) || sim->now_us < rule->from_us || sim->now_us >= rule->to_us)
+            continue;
+        if (rule->kth > 0 ? --rule->kth > 0 : !chance_percent(rule->percent))
+            continue;
+        if (rule->kth == 0 && rule->percent == 0)
+            rule->kinds = 0;
+        fault_count(op);
+        note("fault", (uint64_t)op, (uint64_t)-rule->err, i);
+        return rule->err;
+    }
+    return 0;
+}
+
+static struct open_file *open_file(const struct file *file)
+{
+    CHECK(file->fd >= FD_BASE && file->fd < FD_BASE + FILES);
+    struct open_file *open = &disk.files[file->fd - FD_BASE];
+    if (!open->inode)
+        sim_fail("use of a file that is closed");
+    return open;
+}
+
+static void check_aligned(const struct file *file, const struct iovec *iov, unsigned count, uint64_t offset)
+{
+    if (!file->direct)
+        return;
+    for (unsigned i = 0; i < count; i++)
+        if ((uintptr_t)iov[i].iov_base % BLOCK_BYTES || iov[i].iov_len % BLOCK_BYTES)
+            sim_fail("a direct operation on memory or a length that is not aligned");
+    if (offset % BLOCK_BYTES)
+        sim_fail("a direct operation at an offset that is not aligned");
+}
+
+/* ---- bytes ---- */
+
+static uint64_t iov_bytes(const struct iovec *iov, unsigned count)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i < count; i++)
+        bytes += iov[i].iov_len;
+    return bytes;
+}
+
+/* Of what was asked for, how much is done. The kernel stops early at the end of a sector of some page, not within the first one. */
+static uint64_t shorten(uint64_t offset, uint64_t bytes)
+{
+    bool blocks = offset % BLOCK_BYTES == 0 && bytes % BLOCK_BYTES == 0;
+    if (!disk.shorts || bytes < 2 || (blocks && bytes == BLOCK_BYTES) || !chance_one_in(6))
+        return bytes;
+    sim->figures.shorts++;
+    return blocks ? BLOCK_BYTES + chance_below((bytes - BLOCK_BYTES) / 512) * 512 : 1 + chance_below(bytes - 1);
+}
+
+/* Some of what is said to be written is not. */
+static void write_some(struct inode *inode, uint64_t offset, const uint8_t *at, uint64_t len)
+{
+    for (uint64_t done = 0; done < len;) {
+        uint64_t part = min_u64(512 - (offset + done) % 512, len - done);
+        if (chance_one_in(2))
+            (void)vfs_write(&sim->vfs, inode, offset + done, at + done, part);
+        done += part;
+    }
+}
+
+/* Only what is written by the loop can be torn without a word: records and their indexes, which have sums. */
+static int64_t write_iov(struct inode *inode, const struct iovec *iov, unsigned count, uint64_t offset, uint64_t bytes)
+{
+    uint64_t done = 0;
+    bool records = !sim->routine && offset % BLOCK_BYTES == 0 && bytes % BLOCK_BYTES == 0;
+    bool torn = disk.torn_per_mille > 0 && records && chance_below(1000) < disk.torn_per_mille;
+    if (torn) {
+        sim->figures.torn++;
+        fault_count(DISK_WRITE);
+    }
+    for (unsigned i = 0; i < count && done < bytes; i++) {
+        uint64_t part = min_u64(iov[i].iov_len, bytes - done);
+        if (torn) {
+            write_some(inode, offset + done, iov[i].iov_base, part);
+        } else if (!vfs_write(&sim->vfs, inode, offset + done, iov[i].iov_base, part)) {
+            fault_count(DISK_WRITE);
+            return done > 0 ? (int64_t)done : -ENOSPC;
+        }
+        done += part;
+    }
+    return (int64_t)done;
+}
+
+static int64_t read_iov(struct inode *inode, const struct iovec *iov, unsigned count, uint64_t offset, uint64_t bytes)
+{
+    uint64_t done = 0;
+    for (unsigned i = 0; i < count && done < bytes; i++) {
+        uint64_t part = min_u64(iov[i].iov_len, bytes - done);
+        uint64_t got = vfs_read(inode, offset + done, iov[i].iov_base, part);
+        if (got > 0 && disk.flip_per_mille > 0 && chance_below(1000) < disk.flip_per_mille) {
+            sim->figures.flips++;
+            fault_count(DISK_READ);
+            ((uint8_t *)iov[i].iov_base)[chance_below(got)] ^= (uint8_t)(1u << chance_below(8));
+        }
+        done += got;
+        if (got < part)
+            break;
+    }
+    return (int64_t)done;
+}
+
+static void sync_inode(struct inode *inode, uint64_t upto, int err)
+{
+    if (err)
+        vfs_sync_failed(&sim->vfs, inode, upto);
+    else if (!planted(PLANT_SYNC_LIES))
+        vfs_sync(&sim->vfs, inode, upto);
+}
+
+/* ---- file.h: what does not block ---- */
+
+static int64_t flight_run(const struct flight *flight)
+{
+    static const enum disk_op kinds[] = {[FILE_READ] = DISK_READ, [FILE_WRITE] = DISK_WRITE, [FILE_SYNC] = DISK_SYNC};
+    struct file_op *op = flight->op;
+    struct inode *inode = open_file(op->file)->inode;
+    uint64_t bytes = op->kind == FILE_SYNC ? 0 : iov_bytes(op->iov, op->iov_count);
+    int err = begin(kinds[op->kind], inode->number, op->kind == FILE_SYNC ? flight->upto : op->offset);
+    if (op->kind == FILE_SYNC) {
+        sync_inode(inode, flight->upto, err);
+        return err;
+    }
+    check_aligned(op->file, op->iov, op->iov_count, op->offset);
+    if (op->kind == FILE_READ)
+        return err ? err : read_iov(inode, op->iov, op->iov_count, op->offset, shorten(op->offset, bytes));
+    if (err && chance_one_in(2))
+        (void)write_iov(inode, op->iov, op->iov_count, op->offset, chance_below(bytes + 1));
+    return err ? err : write_iov(inode, op->iov, op->iov_count, op->offset, shorten(op->offset, bytes));
+}
+
+static void flight_lands(void *arg)
+{
+    struct flight *flight = arg;
+    struct file_op *op = flight->op;
+    struct loop_parts *parts = loop_parts(op->loop);
+    int64_t result = flight_run(flight);
+    list_remove(&flight->link);
+    sim_free(flight);
+    sim_crash_point();
+    parts->files_in_flight--;
+    if (result > 0 && op->kind == FILE_READ)
+        parts->read_bytes += (uint64_t)result;
+    if (result > 0 && op->kind == FILE_WRITE)
+        parts->written_bytes += (uint64_t)result;
+    op->result = result;
+    op->fn(op);
+}
+
+void files_turn(struct loop *loop)
+{
+    struct loop_parts *parts = loop_parts(loop);
+    while (files_waiting(loop)) {
+        struct file_op *op = CONTAINER_OF(list_pop_front(&parts->files_waiting), struct file_op, link);
+        struct flight *flight = sim_alloc(sizeof *flight);
+        flight->op = op;
+        flight->upto = sim->vfs.change;
+        flight->event = event_add(latency(), true, flight_lands, flight);
+        list_push_back(&sim->flights, &flight->link);
+        parts->files_in_flight++;
+    }
+}
+
+bool files_waiting(const struct loop *loop)
+{
+    const struct loop_parts *parts = loop_parts((struct loop *)(uintptr_t)loop);
+    return !list_empty(&parts->files_waiting) && parts->files_in_flight < parts->files_depth;
+}
+
+void files_crash(bool power)
+{
+    for (struct list *at; (at = list_pop_front(&sim->flights)) != NULL;) {
+        struct flight *flight = CONTAINER_OF(at, struct flight, link);
+        struct file_op *op = flight->op;
+        if (op->kind == FILE_WRITE && chance_one_in(2)) {
+            struct inode *inode = open_file(op->file)->inode;
+            uint64_t bytes = iov_bytes(op->iov, op->iov_count);
+            (void)write_iov(inode, op->iov, op->iov_count, op->offset, power || chance_one_in(2) ? bytes : chance_below(bytes + 1));
+        }
+        sim_free(flight);
+    }
+    memset(disk.files, 0, sizeof disk.files);
+}
+
+unsigned files_open(void)
+{
+    unsigned open = 0;
+    for (int i = 0; i < FILES; i++)
+        open += disk.files[i].inode != NULL;
+    return open;
+}
+
+static void start(struct loop *loop, struct file_op *op, enum file_op_kind kind, file_op_fn fn)
+{
+    (void)open_file(op->file);
+    CHECK(op->iov_count <= 1024 || kind == FILE_SYNC);
+    op->kind = kind;
+    op->fn = fn;
+    op->loop = loop;
+    op->result = 0;
+    list_push_back(&loop_parts(loop)->files_waiting, &op->link);
+}
+
+void file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn)
+{
+    loop_parts(loop)->reads++;
+    start(loop, op, FILE_READ, fn);
+}
+
+void file_write_start(struct loop *loop, struct file_op *op, file_op_fn fn)
+{
+    loop_parts(loop)->writes++;
+    start(loop, op, FILE_WRITE, fn);
+}
+
+void file_sync_start(struct loop *loop, struct file_op *op, file_op_fn fn)
+{
+    loop_parts(loop)->syncs++;
+    start(loop, op, FILE_SYNC, fn);
+}
+
+void loop_file_counts(const struct loop *loop, struct file_counts *out)
+{
+    const struct loop_parts *parts = loop_parts((struct loop *)(uintptr_t)loop);
+    *out = (struct file_counts){
+        .reads = parts->reads,
+        .writes = parts->writes,
+        .syncs = parts->syncs,
+        .other = parts->other,
+        .read_bytes = parts->read_bytes,
+        .written_bytes = parts->written_bytes,
+        .in_flight = parts->files_in_flight,
+    };
+}
+
+/* ---- fs.h: what blocks ---- */
+
+static int call(struct loop *loop, enum disk_op op, uint64_t a, uint64_t b)
+{
+    loop_parts(loop)->other++;
+    routine_pause(latency());
+    return begin(op, a, b);
+}
+
+static uint64_t path_number(const char *path)
+{
+    uint64_t number = 0;
+    for (; *path; path++)
+        number = number * 31 + (uint8_t)*path;
+    return number % 100000;
+}
+
+static int open_as(struct file *file, struct inode *inode, unsigned flags)
+{
+    for (int i = 0; i < FILES; i++) {
+        if (disk.files[i].inode)
+            continue;
+        bool direct = (flags & FS_DIRECT) && disk.direct;
+        disk.files[i] = (struct open_file){.inode = inode, .direct = direct, .read_only = (flags & FS_READ_ONLY) != 0};
+        inode->opens++;
+        *file = (struct file){.fd = FD_BASE + i, .direct = direct, .punt = disk.punt};
+        return 0;
+    }
+    sim_fail("more than %d files are open", FILES);
+}
+
+int fs_open(struct loop *loop, struct file *file, const char *path, unsigned flags)
+{
+    say("  open %s flags %u", path, flags);
+    int err = call(loop, DISK_OPEN, path_number(path), flags);
+    struct inode *inode = vfs_find(&sim->vfs, path);
+    if (err) {
+        /* The name may be there all the same. */
+        if ((flags & FS_CREATE) && err != -ENOSPC && err != -EROFS && chance_one_in(4))
+            (void)vfs_create(&sim->vfs, path, false);
+        return err;
+    }
+    if (flags & FS_CREATE) {
+        if (inode)
+            return -EEXIST;
+        inode = vfs_create(&sim->vfs, path, false);
+    }
+    if (!inode)
+        return -ENOENT;
+    if (inode->folder)
+        return -EINVAL;
+    err = open_as(file, inode, flags);
+    sim_crash_point();
+    return err;
+}
+
+int fs_close(struct loop *loop, struct file *file)
+{
+    struct open_file *open = open_file(file);
+    int err = call(loop, DISK_CLOSE, open->inode->number, 0);
+    open->inode->opens--;
+    open->inode->locked = false;
+    vfs_put(&sim->vfs, open->inode);
+    open->inode = NULL;
+    file->fd = -1;
+    return err;
+}
+
+int64_t fs_read(struct loop *loop, const struct file *file, void *buf, uint64_t len, uint64_t offset)
+{
+    struct inode *inode = open_file(file)->inode;
+    int err = call(loop, DISK_READ, inode->number, offset);
+    struct iovec iov = {buf, len};
+    check_aligned(file, &iov, 1, offset);
+    return err ? err : read_iov(inode, &iov, 1, offset, len);
+}
+
+int fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset)
+{
+    struct open_file *open = open_file(file);
+    int err = call(loop, DISK_WRITE, open->inode->number, offset);
+    struct iovec iov = {(void *)(uintptr_t)buf, len};
+    check_aligned(file, &iov, 1, offset);
+    CHECK(!open->read_only);
+    if (err) {
+        if (chance_one_in(2))
+            (void)write_iov(open->inode, &iov, 1, offset, chance_below(len + 1));
+        return err;
+    }
+    int64_t done = write_iov(open->inode, &iov, 1, offset, len);
+    sim_crash_point();
+    return done < 0 ? (int)done : (uint64_t)done < len ? -ENOSPC : 0;
+}
+
+int fs_sync(struct loop *loop, const struct file *file)
+{
+    struct inode *inode = open_file(file)->inode;
+    uint64_t upto = sim->vfs.change;
+    int err = call(loop, DISK_SYNC, inode->number, upto);
+    sync_inode(inode, upto, err);
+    sim_crash_point();
+    return err;
+}
+
+int fs_truncate(struct loop *loop, const struct file *file, uint64_t len)
+{
+    struct inode *inode = open_file(file)->inode;
+    int err = call(loop, DISK_TRUNCATE, inode->number, len);
+    if (!err || chance_one_in(4))
+        vfs_truncate(&sim->vfs, inode, len);
+    sim_crash_point();
+    return err;
+}
+
+int64_t fs_size(struct loop *loop, const struct file *file)
+{
+    struct inode *inode = open_file(file)->inode;
+    int err = call(loop, DISK_SIZE, inode->number, 0);
+    return err ? err : (int64_t)inode->now.size;
+}
+
+int fs_lock(struct loop *loop, const struct file *file)
+{
+    struct inode *inode = open_file(file)->inode;
+    int err = call(loop, DISK_LOCK, inode->number, 0);
+    if (!err && inode->locked)
+        return -EWOULDBLOCK;
+    inode->locked |= !err;
+    return err;
+}
+
+int fs_unlink(struct loop *loop, const char *path)
+{
+    say("  unlink %s", path);
+    int err = call(loop, DISK_UNLINK, path_number(path), 0);
+    if (err) {
+        if (err == -EIO && chance_one_in(4))
+            (void)vfs_unlink(&sim->vfs, path);
+        return err;
+    }
+    bool there = vfs_unlink(&sim->vfs, path);
+    sim_crash_point();
+    return there ? 0 : -ENOENT;
+}
+
+int fs_rename(struct loop *loop, const char *from, const char *to)
+{
+    say("  rename %s to %s", from, to);
+    int err = call(loop, DISK_RENAME, path_number(from), path_number(to));
+    if (err) {
+        if (err == -EIO && chance_one_in(4))
+            (void)vfs_rename(&sim->vfs, from, to);
+        return err;
+    }
+    bool there = vfs_rename(&sim->vfs, from, to);
+    sim_crash_point();
+    return there ? 0 : -ENOENT;
+}
+
+int fs_sync_dir(struct loop *loop, const char *path)
+{
+    int err = call(loop, DISK_SYNC_DIR, path_number(path), 0);
+    if (!err && !planted(PLANT_SYNC_LIES))
+        vfs_sync_dir(&sim->vfs, path);
+    sim_crash_point();
+    return err;
+}
+
+int fs_make_dirs(struct loop *loop, const char *path)
+{
+    int err = call(loop, DISK_MAKE_DIR, path_number(path), 0);
+    if (err)
+        return err;
+    char part[256];
+    for (size_t i = 1; i <= strlen(path); i++) {
+        if (path[i] != '/' && path[i] != '\0')
+            continue;
+        snprintf(part, sizeof part, "%.*s", (int)i, path);
+        if (vfs_create(&sim->vfs, part, true))
+            vfs_sync_dir(&sim->vfs, "/");
+    }
+    return 0;
+}
+
+int fs_remove_dir(struct loop *loop, const char *path)
+{
+    (void)loop, (void)path;
+    return -ENOTEMPTY;
+}
+
+int fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out)
+{
+    int err = call(loop, DISK_INFO, path_number(path), 0);
+    const struct inode *inode = vfs_find(&sim->vfs, path);
+    if (err || !inode)
+        return err ? err : -ENOENT;
+    *out = (struct fs_dir_info){
+        .device = 7,
+        .free_bytes = (sim->vfs.capacity_pages - sim->vfs.pages) * BLOCK_BYTES,
+        .total_bytes = sim->vfs.capacity_pages * BLOCK_BYTES,
+    };
+    snprintf(out->type, sizeof out->type, "%s", disk.punt ? "fuse.hf3fs" : "ext4");
+    return 0;
+}
+
+struct listing {
+    char names[128][64];
+    struct inode *inodes[128];
+    size_t count;
+};
+
+static void list_one(void *arg, const char *path, const char *name, struct inode *inode)
+{
+    (void)path;
+    struct listing *listing = arg;
+    CHECK(listing->count < 128);
+    snprintf(listing->names[listing->count], 64, "%s", name);
+    listing->inodes[listing->count++] = inode;
+}
+
+int fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
+{
+    int err = call(loop, DISK_LIST, path_number(path), 0);
+    if (err)
+        return err;
+    struct listing listing = {.count = 0};
+    vfs_list(&sim->vfs, path, list_one, &listing);
+    size_t from = chance_below(listing.count);
+    for (size_t i = 0; i < listing.count; i++) {
+        size_t at = (from + i) % listing.count;
+        if (!fn(arg, listing.names[at], !listing.inodes[at]->folder, listing.inodes[at]->now.size))
+            break;
+    }
+    return 0;
+}

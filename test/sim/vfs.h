@@ -1,0 +1,93 @@
+/* vfs.h - file systems in memory that know what is on the disk and what only seems to be.
+ *
+ * An inode has its content as every reader sees it, and the content that is on stable storage; changes in between are kept, in order,
+ * until an fsync (or time) makes them durable, or a power cut decides each one's fate. Names likewise. Pages never change once they are
+ * made: a write makes new ones.
+ *
+ * Not its: faults, time, who asks (sim_file.c).
+ */
+#ifndef KVD_TEST_SIM_VFS_H
+#define KVD_TEST_SIM_VFS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/list.h"
+
+enum disk_op {
+    DISK_OPEN,
+    DISK_CLOSE,
+    DISK_READ,
+    DISK_WRITE,
+    DISK_SYNC,
+    DISK_TRUNCATE,
+    DISK_SIZE,
+    DISK_UNLINK,
+    DISK_RENAME,
+    DISK_SYNC_DIR,
+    DISK_MAKE_DIR,
+    DISK_INFO,
+    DISK_LIST,
+    DISK_LOCK,
+    DISK_OPS
+};
+
+struct page;
+struct pages {
+    struct page **at;
+    uint32_t room;
+    uint64_t size; /* of the file */
+};
+
+struct inode {
+    struct list link;
+    uint64_t number;
+    struct pages now, durable;
+    struct list changes;
+    unsigned opens;
+    unsigned links; /* names, now and durable, and changes of names */
+    bool locked;
+    bool folder;
+};
+
+struct vfs {
+    struct list inodes;
+    struct list names;   /* now */
+    struct list durable; /* names on stable storage */
+    struct list moves;   /* changes of names in between */
+    uint64_t next_number;
+    uint64_t change; /* of the last one */
+    uint64_t pages;  /* that files take now */
+    uint64_t capacity_pages;
+};
+
+void vfs_init(struct vfs *vfs, uint64_t capacity_bytes);
+void vfs_fini(struct vfs *vfs);
+
+struct inode *vfs_find(struct vfs *vfs, const char *path);
+/* NULL when it is there already. */
+struct inode *vfs_create(struct vfs *vfs, const char *path, bool folder);
+bool vfs_unlink(struct vfs *vfs, const char *path);
+bool vfs_rename(struct vfs *vfs, const char *from, const char *to);
+/* What was done in the folder so far is durable. */
+void vfs_sync_dir(struct vfs *vfs, const char *path);
+typedef void (*vfs_name_fn)(void *arg, const char *path, const char *name, struct inode *inode);
+void vfs_list(struct vfs *vfs, const char *path, vfs_name_fn fn, void *arg);
+void vfs_put(struct vfs *vfs, struct inode *inode); /* after opens or links were lowered */
+
+uint64_t vfs_read(struct inode *inode, uint64_t offset, void *at, uint64_t len);
+/* False: no room; nothing is changed. */
+bool vfs_write(struct vfs *vfs, struct inode *inode, uint64_t offset, const void *at, uint64_t len);
+void vfs_truncate(struct vfs *vfs, struct inode *inode, uint64_t len);
+/* Changes up to number `upto` are durable. */
+void vfs_sync(struct vfs *vfs, struct inode *inode, uint64_t upto);
+/* An fsync failed: each of them may or may not be durable, and will not be tried again. */
+void vfs_sync_failed(struct vfs *vfs, struct inode *inode, uint64_t upto);
+/* Time makes some things durable. */
+void vfs_write_back(struct vfs *vfs);
+/* Nobody has anything open any more. After a power cut what was not durable survives whole, in parts, or not. */
+void vfs_crash(struct vfs *vfs, bool power);
+uint64_t vfs_segment_bytes(struct vfs *vfs);
+
+#endif
