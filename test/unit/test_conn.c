@@ -3,6 +3,7 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -968,7 +969,11 @@ Test(listener, loopback_addresses)
     cr_assert(address_is_loopback("127.0.0.1"));
     cr_assert(address_is_loopback("127.9.8.7"));
     cr_assert(address_is_loopback("::1"));
-    cr_assert(address_is_loopback("localhost"));
+    struct addrinfo *known = NULL;
+    if (getaddrinfo("localhost", NULL, NULL, &known) == 0) { /* not where there is no hosts file */
+        cr_assert(address_is_loopback("localhost"));
+        freeaddrinfo(known);
+    }
     cr_assert(!address_is_loopback("0.0.0.0"));
     cr_assert(!address_is_loopback("::"));
     cr_assert(!address_is_loopback("192.0.2.1"));
