@@ -82,7 +82,7 @@ static int folder_check(struct opening *opening, const char *path)
     if (err)
         return opening_fail(opening, err, path);
     if (info.others_can_write) {
-        log_error(opening->log, "folder_open_to_others", "path=\"%s\" others can write here: refused", path);
+        log_error(opening->log, "folder_open_to_others", "path=\"%s\" error=\"others can write here\"", path);
         return opening_fail(opening, -EACCES, "others can write the folder");
     }
     opening->device = info.device;
@@ -181,7 +181,7 @@ static bool entry_seen(void *arg, const char *name, bool regular, uint64_t size)
     else if (regular && name_is_temp(name) && opening->temp_count < TEMP_NAMES_MAX)
         (void)snprintf(opening->temps[opening->temp_count++], TEMP_NAME_BYTES, "%s", name);
     else if (strcmp(name, "lock") != 0 && ++opening->foreign <= FOREIGN_LOGGED)
-        log_warn(opening->log, "foreign_file", "file=\"%s/%s\" left alone", opening->folder, name);
+        log_warn(opening->log, "foreign_file", "file=\"%s/%s\" what=\"left alone\"", opening->folder, name);
     return true;
 }
 
@@ -244,7 +244,7 @@ static int log_read(struct opening *opening, uint64_t sequence)
     if (!err)
         err = closed_logs_add(&opening->closed_logs, &closed);
     if (!err && closed.summary.torn)
-        log_info(opening->log, "torn_tail", "file=removes-%016" PRIx64 ".log an entry that was never acknowledged", sequence);
+        log_info(opening->log, "torn_tail", "file=removes-%016" PRIx64 ".log what=\"an entry that was never acknowledged\"", sequence);
     if (!err)
         return 0;
     char what[64];
@@ -450,8 +450,8 @@ static void run_leave_alone(struct recover_run *run)
     bool newer = run->recovery.outcome == RECOVERY_NEWER;
     uint64_t *counter = newer ? &disk->figures.newer_segments : &disk->figures.unreadable_segments;
     ++*counter;
-    log_warn(disk->log, newer ? "segment_newer" : "segment_unreadable", "file=%s bytes=%" PRIu64 " error=\"%s\" left alone", segment->below,
-             segment->accounted, error_text(run->recovery.err));
+    log_warn(disk->log, newer ? "segment_newer" : "segment_unreadable", "file=%s bytes=%" PRIu64 " error=\"%s\" what=\"left alone\"",
+             segment->below, segment->accounted, error_text(run->recovery.err));
     segment->min_version = 0;
     list_push_back(&disk->stuck, &segment->link);
     run_end(run);
@@ -502,7 +502,7 @@ static void run_unlink(struct recover_run *run)
 {
     struct disk *disk = run->disk;
     struct segment *segment = run->segment;
-    log_info(disk->log, "segment_dead", "file=%s given up before the restart: unlinked", segment->below);
+    log_info(disk->log, "segment_dead", "file=%s what=\"given up before the restart: unlinked\"", segment->below);
     list_push_back(&disk->stuck, &segment->link);
     segment->state = SEGMENT_DEAD;
     disk->unlinking++;

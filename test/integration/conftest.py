@@ -72,8 +72,10 @@ def start(stack, request):
         return kvd
 
     yield make
-    if getattr(request.node, "failed", False):
-        for kvd in started:
+    for kvd in started:
+        if not getattr(request.node, "failed", False):
+            harness.check_log(kvd.log())
+        else:
             print(f"---- log of {kvd.dir.name} ----\n" + "\n".join(kvd.log().splitlines()[-60:]))
 
 

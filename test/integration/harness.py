@@ -12,7 +12,9 @@ import json
 import os
 import pathlib
 import random
+import re
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -549,6 +551,16 @@ def kvctl_json(*args, **options):
     done = kvctl("--json", *args, **options)
     assert done.returncode in (0, 1), done
     return json.loads(done.stdout)
+
+
+def check_log(text):
+    """Each line of kvd's is `key=value`, whatever the test made it say."""
+    for line in text.splitlines():
+        if not line.startswith("ts="):
+            continue  # of a wrapper
+        fields = shlex.split(line)
+        assert all(re.fullmatch(r"[a-z_0-9]+=.*", field, re.S) for field in fields), line
+        assert [field.split("=", 1)[0] for field in fields][:3] == ["ts", "level", "event"], line
 
 
 def free_port():
