@@ -3,9 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define XXH_STATIC_LINKING_ONLY /* the state's size: no allocation that can fail */
-#include <xxhash.h>
-
 #include "base/check.h"
 #include "base/error.h"
 #include "session.h"
@@ -157,22 +154,6 @@ struct get_request {
     bool body_checksum;
 };
 
-static uint64_t sum_of(const struct store_get *get)
-{
-    if (get->blob_length == get->size)
-        return get->checksum;
-    XXH3_state_t state;
-    XXH3_INITSTATE(&state);
-    XXH3_64bits_reset(&state);
-    size_t len = 0;
-    for (uint64_t at = 0; at < get->blob_length; at += len) {
-        const uint8_t *bytes = blob_at(get->blob, get->blob_offset + at, &len);
-        len = min_u64(len, get->blob_length - at);
-        XXH3_64bits_update(&state, bytes, len);
-    }
-    return XXH3_64bits_digest(&state);
-}
-
 /* Of GET, and of one key of MGET (`index` is not NULL). Takes the get's blob. */
 static void reply_get(struct session *session, uint8_t op, uint64_t id, struct store_get *get, int outcome, bool body_checksum,
                       const uint64_t *index)
@@ -190,7 +171,8 @@ static void reply_get(struct session *session, uint8_t op, uint64_t id, struct s
         msg.checksum = get->checksum;
         if (body_checksum) {
             msg.has |= 1u << F_GETR_BODY_CHECKSUM;
-            msg.body_checksum = sum_of(get);
+            msg.body_checksum =
+                get->blob_length == get->size ? get->checksum : blob_range_sum(get->blob, get->blob_offset, get->blob_length);
         }
         session_reply_value(session, op, id, msg_reply(op), &msg, get->blob, get->blob_offset, get->blob_length);
         get->blob = NULL;

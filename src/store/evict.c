@@ -19,7 +19,7 @@ void entry_forget_disk(struct store *store, struct entry *entry)
     reclaim_if_empty(store, shelf);
 }
 
-void entry_forget(struct store *store, struct entry *entry)
+void entry_strip(struct store *store, struct entry *entry)
 {
     persist_detach(store, entry);
     load_detach(entry);
@@ -31,6 +31,11 @@ void entry_forget(struct store *store, struct entry *entry)
         entry_forget_memory(store, entry);
     else
         table_settle(store->table, entry);
+}
+
+void entry_forget(struct store *store, struct entry *entry)
+{
+    entry_strip(store, entry);
     table_drop(store->table, entry);
 }
 

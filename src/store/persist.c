@@ -4,8 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#define XXH_STATIC_LINKING_ONLY
-#include <xxhash.h>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -167,19 +165,8 @@ static int sums_restore(struct blob *blob)
     if (blob_sums(blob) || blob_chunks(blob) <= 1)
         return 0;
     int err = blob_sums_make(blob);
-    XXH3_state_t state;
-    XXH3_INITSTATE(&state);
-    for (uint64_t at = 0; err == 0 && at < blob_size(blob); at += POOL_CHUNK_BYTES) {
-        uint64_t end = min_u64(at + POOL_CHUNK_BYTES, blob_size(blob));
-        XXH3_64bits_reset(&state);
-        size_t len;
-        for (uint64_t in = at; in < end; in += len) {
-            const uint8_t *bytes = blob_at(blob, in, &len);
-            len = min_u64(len, end - in);
-            XXH3_64bits_update(&state, bytes, len);
-        }
-        blob_sums(blob)[at / POOL_CHUNK_BYTES] = XXH3_64bits_digest(&state);
-    }
+    for (uint64_t at = 0; err == 0 && at < blob_size(blob); at += POOL_CHUNK_BYTES)
+        blob_sums(blob)[at / POOL_CHUNK_BYTES] = blob_range_sum(blob, at, min_u64(POOL_CHUNK_BYTES, blob_size(blob) - at));
     return err;
 }
 

@@ -156,20 +156,6 @@ static int present(struct store_put *put, struct entry *entry)
     return put->ack_disk ? durable_start(put->store, put, entry, STORE_PRESENT) : STORE_PRESENT;
 }
 
-/* Everything of the old value goes but the entry itself; a lease on it ends, a pin was the old object's. */
-static void strip(struct store *store, struct entry *entry)
-{
-    persist_detach(store, entry);
-    load_detach(entry);
-    lease_forget(store->leases, entry);
-    entry->flags &= (uint8_t)~ENTRY_PINNED;
-    if (entry->place)
-        entry_forget_disk(store, entry);
-    if (entry->blob)
-        entry_forget_memory(store, entry);
-    store->figures.puts_replaced++;
-}
-
 /* From here on everybody sees the object. */
 static int publish(struct store_put *put)
 {
@@ -180,10 +166,12 @@ static int publish(struct store_put *put)
         store_put_abort(put);
         return present(put, entry);
     }
-    if (entry)
-        strip(store, entry);
-    else
+    if (entry) {
+        entry_strip(store, entry);
+        store->figures.puts_replaced++;
+    } else {
         entry = table_add(store->table, put->key, hash);
+    }
     if (!entry) {
         store_put_abort(put);
         return -ENOMEM;

@@ -122,6 +122,8 @@ int evict_for(struct store *store, struct blob *blob, bool whole); /* blob_grow(
 void evict_check(struct store *store);
 void entry_forget_memory(struct store *store, struct entry *entry);
 void entry_forget_disk(struct store *store, struct entry *entry);
+/* Every replica, lease, pin and work of the object goes; the entry stays, for a new value. */
+void entry_strip(struct store *store, struct entry *entry);
 /* Take the object out of the table for good: every replica, lease and work it has. */
 void entry_forget(struct store *store, struct entry *entry);
 /* Room may have come free. */

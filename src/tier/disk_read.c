@@ -2,9 +2,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define XXH_STATIC_LINKING_ONLY
-#include <xxhash.h>
-
 #include "base/check.h"
 #include "base/error.h"
 #include "tier/disk_inner.h"
@@ -30,24 +27,6 @@ struct reading {
 };
 
 /* ---- judgement ---- */
-
-static uint64_t blob_range_sum(const struct blob *blob, uint64_t at, uint64_t len)
-{
-    size_t run;
-    const uint8_t *bytes = len ? blob_at(blob, at, &run) : NULL;
-    if (len == 0 || run >= len)
-        return XXH3_64bits(bytes, len);
-    XXH3_state_t state;
-    (void)XXH3_64bits_reset(&state);
-    while (len > 0) {
-        bytes = blob_at(blob, at, &run);
-        run = min_u64(run, len);
-        (void)XXH3_64bits_update(&state, bytes, run);
-        at += run;
-        len -= run;
-    }
-    return XXH3_64bits_digest(&state);
-}
 
 static int judge_chunks(const struct disk_read *read, const struct record *record)
 {

@@ -62,6 +62,9 @@ uint8_t *blob_at(const struct blob *blob, uint64_t offset, size_t *len);
  * joined. Returns how many vectors it takes; when that is more than max, only the first max are written. */
 unsigned blob_iov(const struct blob *blob, uint64_t offset, uint64_t len, struct iovec *iov, unsigned max);
 
+/* XXH3-64 (seed 0) of bytes [offset, offset + len), which must lie within the room. */
+uint64_t blob_range_sum(const struct blob *blob, uint64_t offset, uint64_t len);
+
 /* Zero what lies between the end of the value and the end of its last block (records on disk are padded with zeros). */
 void blob_zero_tail(const struct blob *blob);
 
