@@ -19,6 +19,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "loop/loop.h"
+#include "tier/log_frame.h"
 #include "tier/pool.h"
 
 struct disk;
@@ -145,7 +146,6 @@ int disk_seal_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
 
 /* ---- what is dead ---- */
 
-enum kill_kind { KILL_KEY = 1, KILL_PREFIX = 2, KILL_ALL = 3, KILL_SEGMENT = 4 };
 struct disk_kill;
 /* err 0: it is on stable storage: no restart shows a version up to `version` of what it names. Otherwise -errno, KVD_EOFF. */
 typedef void (*disk_kill_fn)(struct disk_kill *kill, int err);

@@ -136,6 +136,7 @@ int index_parse_head(const uint8_t *at, size_t len, struct index_head *out)
     out->count = get_le32(at + AT_COUNT);
     memcpy(out->segment_id, at + AT_SEGMENT_ID, DISK_ID_BYTES);
     out->payload_bytes = get_le64(at + AT_PAYLOAD_BYTES);
+    out->payload_sum = get_le64(at + AT_PAYLOAD_SUM);
     out->from_block = get_le32(at + AT_FROM);
     out->block = get_le32(at + AT_BLOCK);
     out->next_sequence = get_le64(at + AT_NEXT_SEQUENCE);
@@ -150,7 +151,7 @@ int index_parse(const uint8_t *at, size_t len, struct index_head *out)
         return err;
     if (head.payload_bytes > len - INDEX_HEAD_BYTES)
         return KVD_ECORRUPT;
-    if (get_le64(at + AT_PAYLOAD_SUM) != XXH3_64bits(at + INDEX_HEAD_BYTES, head.payload_bytes))
+    if (head.payload_sum != XXH3_64bits(at + INDEX_HEAD_BYTES, head.payload_bytes))
         return KVD_ECORRUPT;
     *out = head;
     return 0;

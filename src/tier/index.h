@@ -31,6 +31,7 @@ struct index_head {
     uint8_t segment_id[DISK_ID_BYTES];
     uint64_t next_sequence; /* of the first record after it */
     uint64_t payload_bytes; /* of entries; set by index_finish() */
+    uint64_t payload_sum;   /* likewise */
     uint32_t ordinal;
     uint32_t count; /* set by index_finish() */
     uint32_t from_block;

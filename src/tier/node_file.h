@@ -9,19 +9,7 @@
 #include <stdint.h>
 
 #include "loop/fs.h"
-#include "tier/record.h"
-
-enum { NODE_FILE_BYTES = 2 * BLOCK_BYTES };
-
-struct node_state {
-    uint64_t generation;
-    uint64_t ceiling; /* no version above it was ever given */
-};
-
-/* Write both copies / take the valid copy with the higher generation. Parsing returns 0, KVD_ECORRUPT (no copy is good), or
- * KVD_EFORMAT (a newer format, or the file of another node). */
-void node_file_build(uint8_t out[NODE_FILE_BYTES], struct span node, struct span cluster, const struct node_state *state);
-int node_file_parse(const uint8_t *at, size_t len, struct span node, struct span cluster, struct node_state *out);
+#include "tier/node_state.h"
 
 /* As node_file_parse(), or -errno (-ENOENT: there is none). */
 int node_file_load(struct loop *loop, const char *folder, const char *node, const char *cluster, struct node_state *out);

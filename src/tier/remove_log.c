@@ -4,215 +4,9 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #include "base/check.h"
 #include "base/error.h"
-
-enum {
-    HEAD_FORMAT = 4,
-    HEAD_SEQUENCE = 8,
-    HEAD_ID = 16,
-    HEAD_SUM = 32,
-};
-
-enum {
-    FRAME_FORMAT = 4,
-    FRAME_ID = 8,
-    FRAME_NUMBER = 24,
-    FRAME_PAYLOAD = 32,
-    FRAME_COUNT = 36,
-    FRAME_PAYLOAD_SUM = 40,
-    FRAME_SUM = 48,
-};
-
-enum {
-    ENTRY_KIND = 0,
-    ENTRY_LEN = 2,
-    ENTRY_VERSION = 4,
-};
-
-static const uint8_t head_magic[4] = {'K', 'V', 'D', 'L'};
-static const uint8_t frame_magic[4] = {'K', 'V', 'D', 'F'};
-
-/* ---- frames ---- */
-
-int log_frame_init(struct log_frame *frame)
-{
-    uint8_t *at = malloc(2 * (LOG_FRAME_HEAD_BYTES + LOG_PAYLOAD_MAX_BYTES));
-    if (!at)
-        return -ENOMEM;
-    frame->at = at;
-    log_frame_clear(frame);
-    return 0;
-}
-
-void log_frame_fini(struct log_frame *frame)
-{
-    free(frame->at);
-    frame->at = NULL;
-}
-
-void log_frame_clear(struct log_frame *frame)
-{
-    frame->len = LOG_FRAME_HEAD_BYTES;
-    frame->count = 0;
-}
-
-bool log_frame_add(struct log_frame *frame, enum kill_kind kind, struct span name, uint64_t version)
-{
-    CHECK(name.len <= UINT16_MAX);
-    if (frame->len + LOG_ENTRY_HEAD_BYTES + name.len > LOG_FRAME_HEAD_BYTES + LOG_PAYLOAD_MAX_BYTES)
-        return false;
-    uint8_t *at = frame->at + frame->len;
-    at[ENTRY_KIND] = (uint8_t)kind;
-    at[ENTRY_KIND + 1] = 0;
-    put_le16(at + ENTRY_LEN, (uint16_t)name.len);
-    put_le64(at + ENTRY_VERSION, version);
-    if (name.len > 0)
-        memcpy(at + LOG_ENTRY_HEAD_BYTES, name.at, name.len);
-    frame->len += LOG_ENTRY_HEAD_BYTES + (uint32_t)name.len;
-    frame->count++;
-    return true;
-}
-
-uint32_t log_frame_finish(struct log_frame *frame, const uint8_t id[DISK_ID_BYTES], uint64_t number)
-{
-    uint8_t *at = frame->at;
-    uint32_t payload = frame->len - LOG_FRAME_HEAD_BYTES;
-    memset(at, 0, LOG_FRAME_HEAD_BYTES);
-    memcpy(at, frame_magic, sizeof frame_magic);
-    put_le16(at + FRAME_FORMAT, DISK_FORMAT);
-    memcpy(at + FRAME_ID, id, DISK_ID_BYTES);
-    put_le64(at + FRAME_NUMBER, number);
-    put_le32(at + FRAME_PAYLOAD, payload);
-    put_le32(at + FRAME_COUNT, frame->count);
-    put_le64(at + FRAME_PAYLOAD_SUM, XXH3_64bits(at + LOG_FRAME_HEAD_BYTES, payload));
-    put_le64(at + FRAME_SUM, XXH3_64bits(at, FRAME_SUM));
-    memcpy(at + frame->len, at, frame->len);
-    return 2 * frame->len;
-}
-
-/* ---- reading ---- */
-
-void log_head_build(uint8_t out[LOG_FRAMES_AT], const uint8_t id[DISK_ID_BYTES], uint64_t sequence)
-{
-    memset(out, 0, LOG_FRAMES_AT);
-    memcpy(out, head_magic, sizeof head_magic);
-    put_le16(out + HEAD_FORMAT, DISK_FORMAT);
-    put_le64(out + HEAD_SEQUENCE, sequence);
-    memcpy(out + HEAD_ID, id, DISK_ID_BYTES);
-    put_le64(out + HEAD_SUM, XXH3_64bits(out, HEAD_SUM));
-    memcpy(out + LOG_HEAD_BYTES, out, LOG_HEAD_BYTES);
-}
-
-/* Both copies that claim to be newer make it newer: one alone is a flipped byte. */
-static int head_read(const uint8_t *at, size_t len, uint64_t sequence, uint8_t *id)
-{
-    unsigned newer = 0;
-    for (size_t copy = 0; copy < 2; copy++) {
-        const uint8_t *head = at + copy * LOG_HEAD_BYTES;
-        if (len < (copy + 1) * LOG_HEAD_BYTES || memcmp(head, head_magic, sizeof head_magic) != 0)
-            continue;
-        newer += get_le16(head + HEAD_FORMAT) > DISK_FORMAT;
-        if (get_le16(head + HEAD_FORMAT) != DISK_FORMAT || get_le64(head + HEAD_SUM) != XXH3_64bits(head, HEAD_SUM))
-            continue;
-        if (get_le64(head + HEAD_SEQUENCE) != sequence)
-            return KVD_ECORRUPT;
-        memcpy(id, head + HEAD_ID, DISK_ID_BYTES);
-        return 0;
-    }
-    return newer == 2 ? KVD_EFORMAT : KVD_ECORRUPT;
-}
-
-/* A file, where its reader is, and what the next frame must be. */
-struct log_reader {
-    const uint8_t *at;
-    size_t len;
-    size_t pos;
-    uint64_t number;
-    const uint8_t *id;
-};
-
-/* Length of one copy of a frame that is whole at `pos` and has number `least` or a higher one; 0 when there is none. */
-static uint32_t frame_at(const struct log_reader *reader, size_t pos, uint64_t least)
-{
-    if (pos > reader->len || reader->len - pos < LOG_FRAME_HEAD_BYTES)
-        return 0;
-    const uint8_t *at = reader->at + pos;
-    bool ours = memcmp(at, frame_magic, sizeof frame_magic) == 0 && get_le16(at + FRAME_FORMAT) == DISK_FORMAT &&
-                memcmp(at + FRAME_ID, reader->id, DISK_ID_BYTES) == 0 && get_le64(at + FRAME_NUMBER) >= least &&
-                get_le64(at + FRAME_SUM) == XXH3_64bits(at, FRAME_SUM);
-    uint32_t payload = ours ? get_le32(at + FRAME_PAYLOAD) : 0;
-    if (!ours || payload > LOG_PAYLOAD_MAX_BYTES || payload > reader->len - pos - LOG_FRAME_HEAD_BYTES)
-        return 0;
-    if (get_le64(at + FRAME_PAYLOAD_SUM) != XXH3_64bits(at + LOG_FRAME_HEAD_BYTES, payload))
-        return 0;
-    return LOG_FRAME_HEAD_BYTES + payload;
-}
-
-static uint64_t frame_number(const struct log_reader *reader, size_t pos)
-{
-    return get_le64(reader->at + pos + FRAME_NUMBER);
-}
-
-/* Search for a whole frame from `pos` on; the log's random id keeps a key from forging one. True: *found and *copy_bytes are set. */
-static bool frame_search(const struct log_reader *reader, size_t pos, uint64_t least, size_t *found, uint32_t *copy_bytes)
-{
-    while (pos < reader->len) {
-        const uint8_t *hit = memmem(reader->at + pos, reader->len - pos, frame_magic, sizeof frame_magic);
-        if (!hit)
-            return false;
-        size_t at = (size_t)(hit - reader->at);
-        uint32_t bytes = frame_at(reader, at, least);
-        if (bytes > 0) {
-            *found = at;
-            *copy_bytes = bytes;
-            return true;
-        }
-        pos = at + 1;
-    }
-    return false;
-}
-
-enum frame_next { FRAME_NONE, FRAME_ONE };
-
-/* Find the next frame by either copy. FRAME_ONE: *copy is where a good copy of *copy_bytes lies, and the reader stands after both;
- * FRAME_NONE: the end, or a torn tail (then *torn); or KVD_ECORRUPT: a frame is lost before one that is there. */
-static int frame_next(struct log_reader *reader, size_t *copy, uint32_t *copy_bytes, bool *torn)
-{
-    if (reader->pos >= reader->len)
-        return FRAME_NONE;
-    size_t at = reader->pos;
-    uint32_t bytes = frame_at(reader, at, reader->number);
-    bool there = bytes > 0 || frame_search(reader, at + 1, reader->number, &at, &bytes);
-    if (!there) {
-        *torn = true;
-        return FRAME_NONE;
-    }
-    bool second = at != reader->pos;
-    if (frame_number(reader, at) != reader->number || (second && at - reader->pos != bytes))
-        return KVD_ECORRUPT;
-    *copy = at;
-    *copy_bytes = bytes;
-    reader->pos += 2 * (size_t)bytes;
-    reader->number++;
-    return FRAME_ONE;
-}
-
-static bool entry_is_sane(enum kill_kind kind, size_t len)
-{
-    switch (kind) {
-    case KILL_KEY:
-    case KILL_PREFIX:
-        return len > 0;
-    case KILL_ALL:
-        return len == 0;
-    case KILL_SEGMENT:
-        return len == DISK_ID_BYTES;
-    }
-    return false;
-}
 
 static void summary_add(struct log_summary *summary, enum kill_kind kind, uint64_t version)
 {
@@ -226,45 +20,41 @@ static void summary_add(struct log_summary *summary, enum kill_kind kind, uint64
 }
 
 /* Entries of one good copy. What a sum covers and yet makes no sense is no torn tail: entries would be lost. */
-static int frame_read(const uint8_t *at, uint32_t copy_bytes, struct kill_map *map, struct log_summary *summary)
+static int frame_read(const struct log_reader *reader, const struct log_copy *copy, struct kill_map *map, struct log_summary *summary)
 {
-    uint32_t count = get_le32(at + FRAME_COUNT);
-    const uint8_t *end = at + copy_bytes;
-    at += LOG_FRAME_HEAD_BYTES;
-    for (uint32_t i = 0; i < count; i++) {
-        if (end - at < LOG_ENTRY_HEAD_BYTES)
-            return KVD_ECORRUPT;
-        enum kill_kind kind = (enum kill_kind)at[ENTRY_KIND];
-        size_t len = get_le16(at + ENTRY_LEN);
-        uint64_t version = get_le64(at + ENTRY_VERSION);
-        if ((size_t)(end - at) < LOG_ENTRY_HEAD_BYTES + len || !entry_is_sane(kind, len))
-            return KVD_ECORRUPT;
-        int err = kill_map_add(map, kind, span_of(at + LOG_ENTRY_HEAD_BYTES, len), version);
+    struct log_entries entries = log_entries(reader, copy);
+    struct log_entry entry;
+    int next;
+    while ((next = log_entries_next(&entries, &entry)) == LOG_ENTRY) {
+        int err = kill_map_add(map, entry.kind, entry.name, entry.version);
         if (err)
             return err;
-        summary_add(summary, kind, version);
-        at += LOG_ENTRY_HEAD_BYTES + len;
+        summary_add(summary, entry.kind, entry.version);
     }
-    return at == end ? 0 : KVD_ECORRUPT;
+    return next < 0 ? next : 0;
 }
 
 int log_image_read(const uint8_t *at, size_t len, uint64_t sequence, struct kill_map *map, struct log_summary *out)
 {
     struct log_summary summary = {.min_version = UINT64_MAX};
-    int err = head_read(at, len, sequence, summary.id);
+    struct log_head head;
+    int err = log_head_parse(at, len, &head);
+    if (!err && head.sequence != sequence)
+        err = KVD_ECORRUPT;
     if (err)
         return err;
-    struct log_reader reader = {.at = at, .len = len, .pos = LOG_FRAMES_AT, .id = summary.id};
-    size_t copy = 0;
-    uint32_t copy_bytes = 0;
+    memcpy(summary.id, head.id, DISK_ID_BYTES);
+    struct log_reader reader = log_reader(at, len, summary.id);
+    struct log_copy copy;
     int next;
-    while ((next = frame_next(&reader, &copy, &copy_bytes, &summary.torn)) == FRAME_ONE) {
-        err = frame_read(at + copy, copy_bytes, map, &summary);
+    while ((next = log_reader_next(&reader, &copy)) == LOG_FRAME) {
+        err = frame_read(&reader, &copy, map, &summary);
         if (err)
             return err;
     }
     if (next < 0)
         return next;
+    summary.torn = next == LOG_TORN;
     *out = summary;
     return 0;
 }

@@ -1,6 +1,6 @@
-/* remove_log.h - the files that say what is dead: frames of entries, each frame written twice.
+/* remove_log.h - the files that say what is dead: read, made, compacted. Their bytes are log_frame.h's.
  *
- * Everything but frames (struct log_frame) is blocking, for jobs and tests. docs/disk-format.md has the format byte by byte.
+ * Everything with a loop is blocking, for jobs and tests.
  *
  * Not its: when to append, what an entry means, who waits.
  * Thread:  any; a thing by one thread at a time.
@@ -13,39 +13,11 @@
 
 #include "loop/fs.h"
 #include "tier/kill_map.h"
-#include "tier/record.h"
+#include "tier/log_frame.h"
 
-enum {
-    LOG_HEAD_BYTES = 40,
-    LOG_FRAMES_AT = 2 * LOG_HEAD_BYTES, /* the header is there twice */
-    LOG_FRAME_HEAD_BYTES = 56,
-    LOG_ENTRY_HEAD_BYTES = 12,
-    LOG_PAYLOAD_MAX_BYTES = 256 * 1024,
-    LOG_FILE_MAX_BYTES = 64 << 20, /* no log is longer; a longer one is not read */
-};
-
-/* ---- frames ---- */
-
-struct log_frame {
-    uint8_t *at; /* room for the longest frame, twice */
-    uint32_t len;
-    uint32_t count;
-};
-
-/* 0 or -ENOMEM. */
-int log_frame_init(struct log_frame *frame);
-void log_frame_fini(struct log_frame *frame);
-/* Begin anew. */
-void log_frame_clear(struct log_frame *frame);
-/* False when it is full. */
-bool log_frame_add(struct log_frame *frame, enum kill_kind kind, struct span name, uint64_t version);
-/* Header, sums, second copy. Returns the bytes to write from frame->at. */
-uint32_t log_frame_finish(struct log_frame *frame, const uint8_t id[DISK_ID_BYTES], uint64_t number);
+enum { LOG_FILE_MAX_BYTES = 64 << 20 }; /* no log is longer; a longer one is not read */
 
 /* ---- reading ---- */
-
-/* The two headers of a file. */
-void log_head_build(uint8_t out[LOG_FRAMES_AT], const uint8_t id[DISK_ID_BYTES], uint64_t sequence);
 
 struct log_summary {
     uint8_t id[DISK_ID_BYTES];
