@@ -45,6 +45,8 @@ static void server_section(struct figures *out, const struct sources *from)
     number(out, "uptime_ms", loop_now_ms(server->loop) - server->started_ms);
     number(out, "rss_bytes", loop_rss_bytes());
     number(out, "cpu_ms", loop_cpu_ms());
+    number(out, "longest_step_us", from->store.longest_step.us);
+    text(out, "longest_step", from->store.longest_step.what ? from->store.longest_step.what : "");
     number(out, "connections", server->session_count);
     number(out, "connections_total", server->figures.accepted);
     number(out, "requests_total", server->figures.requests);

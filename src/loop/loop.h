@@ -126,6 +126,8 @@ uint64_t loop_host_memory_bytes(void);
 /* Resident set of this process in bytes; 0 when unknown. CPU time (user + system) used, in ms. */
 uint64_t loop_rss_bytes(void);
 uint64_t loop_cpu_ms(void);
+/* CPU time used by the calling thread, in us: to measure how long a step of work takes. Any thread. */
+uint64_t loop_cpu_us(void);
 
 /* Write `text` (a pid, a port) to `path` as a whole, by a temporary name and rename. Returns 0 or -errno. Blocking; at start only. */
 int loop_write_small_file(const char *path, const char *text);

@@ -106,6 +106,14 @@ uint64_t loop_cpu_ms(void)
     return ms_of(usage.ru_utime) + ms_of(usage.ru_stime);
 }
 
+uint64_t loop_cpu_us(void)
+{
+    struct timespec used;
+    if (clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) < 0)
+        return 0;
+    return (uint64_t)used.tv_sec * 1000000 + (uint64_t)used.tv_nsec / 1000;
+}
+
 static int write_all(int fd, const char *text, size_t len)
 {
     while (len > 0) {

@@ -62,14 +62,15 @@ static uint64_t evict_one(struct store *store, bool desperate)
 /* One bounded step towards `target` bytes used. False when there was nobody to evict. */
 static bool evict_step(struct store *store, uint64_t target)
 {
-    uint64_t bytes = 0;
-    for (unsigned n = 0; n < STEP_KEYS && bytes < STEP_BYTES && pool_used(store->pool) > target; n++) {
-        uint64_t freed = evict_one(store, false);
-        if (freed == 0)
-            return n > 0;
+    uint64_t begun_us = step_begin();
+    uint64_t bytes = 0, freed = 1;
+    unsigned n = 0;
+    for (; freed > 0 && n < STEP_KEYS && bytes < STEP_BYTES && pool_used(store->pool) > target; n++) {
+        freed = evict_one(store, false);
         bytes += freed;
     }
-    return true;
+    step_end(store, "evict", begun_us);
+    return freed > 0 || n > 1;
 }
 
 static void evict_run(struct task *task)
@@ -87,17 +88,28 @@ void evict_check(struct store *store)
         task_post(&store->evict_task);
 }
 
-int evict_for(struct store *store, struct blob *blob, bool whole)
+/* Until `missing` bytes fit, or a step is done. Returns what came free. */
+static uint64_t evict_to_fit(struct store *store, uint64_t missing)
 {
-    uint64_t missing =
-        whole ? blob_room_needed(blob) - blob_room(blob) : min_u64(blob_room_needed(blob) - blob_room(blob), POOL_EXTENT_BYTES);
     uint64_t size = pool_size(store->pool);
+    if (pool_used(store->pool) + missing <= size)
+        return 0;
+    uint64_t begun_us = step_begin();
     uint64_t given = 0;
     for (unsigned n = 0; pool_used(store->pool) + missing > size && n < STEP_KEYS; n++) {
         uint64_t freed = evict_one(store, true);
         if (freed == 0 || (given += freed) > STEP_BYTES + missing)
             break;
     }
+    step_end(store, "evict", begun_us);
+    return given;
+}
+
+int evict_for(struct store *store, struct blob *blob, bool whole)
+{
+    uint64_t missing =
+        whole ? blob_room_needed(blob) - blob_room(blob) : min_u64(blob_room_needed(blob) - blob_room(blob), POOL_EXTENT_BYTES);
+    uint64_t given = evict_to_fit(store, missing);
     int err = whole ? blob_grow_all(blob) : blob_grow(blob);
     if (err == KVD_EBUSY && given > 0)
         task_post(&store->room_task); /* this step was not enough: whoever waits goes on with the next */

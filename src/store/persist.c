@@ -317,7 +317,9 @@ static void sync_step(struct task *task)
     struct store *store = sync->store;
     if (!queue_has_room(store))
         return; /* syncs_check() goes on when it has drained */
+    uint64_t begun_us = step_begin();
     sync->cursor = table_scan(store->table, sync->cursor, span_of(NULL, 0), STEP_KEYS, LOOKED_AT, write_unwritten, store);
+    step_end(store, "sync", begun_us);
     if (sync->cursor != 0) {
         task_post(&sync->step);
         return;

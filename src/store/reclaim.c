@@ -8,6 +8,7 @@ void reclaim_step(struct task *task)
 {
     struct shelf *shelf = CONTAINER_OF(task, struct shelf, step);
     struct store *store = shelf->store;
+    uint64_t begun_us = step_begin();
     struct list *at = NULL;
     for (unsigned n = 0; n < STEP_KEYS && (at = list_first(&shelf->place.objects)) != NULL; n++) {
         struct entry *entry = CONTAINER_OF(at, struct entry, in_place);
@@ -20,6 +21,7 @@ void reclaim_step(struct task *task)
         store->figures.dropped_reclaimed++;
         entry_forget(store, entry);
     }
+    step_end(store, "reclaim", begun_us);
     if (!list_empty(&shelf->place.objects)) {
         task_post(&shelf->step);
         return;

@@ -109,7 +109,9 @@ static void remove_step(struct task *task)
     enum { LOOKED_AT = 1024 };
     struct store_remove *remove = CONTAINER_OF(task, struct store_remove, step);
     struct store *store = remove->store;
+    uint64_t begun_us = step_begin();
     remove->cursor = table_scan(store->table, remove->cursor, remove->prefix, STEP_KEYS, LOOKED_AT, remove_older, remove);
+    step_end(store, "remove", begun_us);
     room_changed(store);
     if (remove->cursor != 0)
         task_post(&remove->step);

@@ -199,6 +199,9 @@ void store_info(const struct store *store, struct store_info *out)
         .leases = leases_count(store->leases),
         .lease_holds = leases_holds(store->leases),
     };
+    out->longest_step = store->longest_step;
     table_sums(store->table, &out->table);
     disk_get_figures(store->disk, &out->disk);
+    if (out->disk.longest_announce_us > out->longest_step.us)
+        out->longest_step = (struct step){.what = "recovery", .us = out->disk.longest_announce_us};
 }

@@ -259,8 +259,15 @@ struct store_figures {
     uint64_t waits, waits_expired;
 };
 
+/* A step of background work, in CPU time. */
+struct step {
+    const char *what; /* NULL: there was none yet */
+    uint64_t us;
+};
+
 struct store_info {
     struct store_figures figures;
+    struct step longest_step;
     struct table_sums table;
     struct disk_figures disk;
     const char *disk_state, *disk_off_reason, *disk_trouble;

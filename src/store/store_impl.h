@@ -101,7 +101,21 @@ struct store {
     void *closed_arg;
 
     struct store_figures figures;
+    struct step longest_step;
 };
+
+/* Around each step of background work: `what` is static. */
+static inline uint64_t step_begin(void)
+{
+    return loop_cpu_us();
+}
+
+static inline void step_end(struct store *store, const char *what, uint64_t begun_us)
+{
+    uint64_t took_us = loop_cpu_us() - begun_us;
+    if (took_us >= store->longest_step.us)
+        store->longest_step = (struct step){.what = what, .us = took_us};
+}
 
 static inline uint64_t now_ms(const struct store *store)
 {

@@ -226,6 +226,7 @@ struct disk_figures {
     uint64_t recovered_records, recovered_killed, recovered_walked, torn_tails, bad_indexes;
     uint64_t queued_bytes, queued_records, drain_bytes_per_s;
     uint64_t recovery_ms;
+    uint64_t longest_announce_us; /* CPU time of one turn's announcing at start */
 };
 void disk_get_figures(const struct disk *disk, struct disk_figures *out);
 

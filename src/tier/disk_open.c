@@ -615,6 +615,7 @@ static void run_step(struct recover_run *run)
 void disk_announce(struct task *task)
 {
     struct disk *disk = CONTAINER_OF(task, struct disk, announce);
+    uint64_t begun_us = loop_cpu_us();
     unsigned left = FOUND_A_TURN;
     for (size_t i = 0; i < RECOVERERS && !disk->closing; i++) {
         struct recover_run *run = &disk->runs[i];
@@ -630,6 +631,7 @@ void disk_announce(struct task *task)
         else
             task_post(&disk->announce);
     }
+    disk->figures.longest_announce_us = max_u64(disk->figures.longest_announce_us, loop_cpu_us() - begun_us);
     disk_post(disk);
 }
 

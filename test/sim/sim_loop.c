@@ -357,6 +357,11 @@ uint64_t loop_cpu_ms(void)
     return 0;
 }
 
+uint64_t loop_cpu_us(void)
+{
+    return 0;
+}
+
 int loop_write_small_file(const char *path, const char *text)
 {
     (void)path, (void)text;

@@ -445,6 +445,18 @@ Test(process, host_name_rss_and_cpu)
     cr_assert_lt(loop_cpu_ms(), 100000);
 }
 
+Test(process, a_threads_own_processor_time_stands_still_while_it_sleeps)
+{
+    struct timespec nap = {.tv_nsec = 60 * 1000 * 1000};
+    uint64_t begun_us = loop_cpu_us();
+    nanosleep(&nap, NULL);
+    cr_assert_lt(loop_cpu_us() - begun_us, 20000);
+    volatile uint64_t burnt = 0;
+    while (loop_cpu_us() - begun_us < 30000)
+        burnt++;
+    cr_assert_gt(burnt, 0);
+}
+
 Test(process, a_small_file_is_written_as_a_whole)
 {
     const char *tmp = getenv("TMPDIR");

@@ -255,6 +255,7 @@ Test(store, the_least_recently_used_leaves_first)
         push_out("more", 64 * 1024);
     cr_assert_eq(where_is("n0"), IN_MEMORY);
     cr_assert_eq(info().figures.dropped_evicted, info().figures.puts - info().table.objects);
+    cr_assert_str_eq(info().longest_step.what, "evict");
     bench_end();
 }
 
