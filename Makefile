@@ -230,8 +230,9 @@ SEEDS ?= 1-2000
 SIM_SRC := $(filter-out src/loop/% src/main.c,$(SERVER_SRC)) $(sort $(wildcard test/sim/*.c))
 # What is looked at, or broken on purpose, on its way: heap.c, sim_loop.c, plant.c.
 SIM_WRAPS := malloc calloc realloc aligned_alloc free strdup asprintf check_failed table_drop table_set_place disk_segment_kill_start \
-    disk_kill_start disk_kill_pending disk_sync_start disk_read_start persist_detach lease_add blob_unref session_reply
-SIM_PLANTS := sync-lies remove-at-once remove-forgets-write lease-ignored no-checksum ack-early kill-unseen lost-reply leak
+    disk_kill_start disk_kill_pending disk_sync_start disk_read_start disk_write_start persist_detach lease_add blob_unref session_reply
+SIM_PLANTS := version-unseen remove-forgets-write remove-at-once short-unseen torn-unseen lease-ignored buffer-reused sync-lies ack-early \
+    lost-reply leak
 
 .PHONY: sim sim-plants sim-asan
 sim: ## the simulator over SEEDS (1-2000): crashes, faults, and the judge of every answer; build/sim --seed N --trace replays one

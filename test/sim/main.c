@@ -40,7 +40,7 @@ static int usage(void)
                     "  --ops N             requests a seed\n"
                     "  --jobs N            processes (all cores)\n"
                     "  --twice N           run every Nth seed twice and compare (16; 0: none)\n"
-                    "  --plant NAME        break the server on purpose:");
+                    "  --plant NAME        break the server on purpose (also: KVD_PLANT=NAME in the environment):");
     for (int i = 1; i < PLANT_COUNT; i++)
         fprintf(stderr, " %s", plant_name((enum plant)i));
     fprintf(stderr, "\n  --must-fail         stop at the first seed that finds something; it is an error if none does\n");
@@ -154,8 +154,9 @@ static void print_figures(const struct figures *sum)
     printf("evicted %llu, promoted %llu, segments reclaimed %llu, dropped %llu; events %llu, disk operations %llu\n",
            (unsigned long long)sum->evicted, (unsigned long long)sum->promoted, (unsigned long long)sum->reclaimed,
            (unsigned long long)sum->dropped, (unsigned long long)sum->events, (unsigned long long)sum->disk_ops);
-    printf("faults: short %llu, torn %llu, flipped %llu, slow %llu, hung %llu", (unsigned long long)sum->shorts,
-           (unsigned long long)sum->torn, (unsigned long long)sum->flips, (unsigned long long)sum->slow, (unsigned long long)sum->hung);
+    printf("faults: short %llu, torn %llu, flipped %llu, gone under a read %llu, slow %llu, hung %llu", (unsigned long long)sum->shorts,
+           (unsigned long long)sum->torn, (unsigned long long)sum->flips, (unsigned long long)sum->going, (unsigned long long)sum->slow,
+           (unsigned long long)sum->hung);
     for (int i = 0; i < DISK_OPS; i++)
         if (sum->faults[i] > 0)
             printf(", %s %llu", names[i], (unsigned long long)sum->faults[i]);
@@ -260,6 +261,11 @@ static bool parse(struct command *command, int argc, char **argv)
 int main(int argc, char **argv)
 {
     struct command command = {.jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN), .twice = 16};
+    const char *plant = getenv("KVD_PLANT");
+    if (plant && plant[0] && !parse_plant(&command, plant)) {
+        fprintf(stderr, "sim: KVD_PLANT=%s is not among the planted bugs\n", plant);
+        return usage();
+    }
     if (!parse(&command, argc, argv))
         return usage();
     if (command.self_test)

@@ -1,9 +1,12 @@
 /* plant.c - functions of the server that are looked at, or broken on purpose, on their way (by -Wl,--wrap). */
+#include <stdlib.h>
+
 #include "base/error.h"
 #include "meta/lease.h"
 #include "session.h"
 #include "sim.h"
 #include "tier/pool.h"
+#include "tier/record.h"
 
 void __real_table_drop(struct table *table, struct entry *entry);
 void __wrap_table_drop(struct table *table, struct entry *entry);
@@ -19,6 +22,8 @@ int __real_disk_sync_start(struct disk *disk, struct disk_sync *sync, const stru
 int __wrap_disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn);
 int __real_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
 int __wrap_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
+int __real_disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);
+int __wrap_disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);
 bool __real_persist_detach(struct store *store, struct entry *entry);
 bool __wrap_persist_detach(struct store *store, struct entry *entry);
 int __real_lease_add(struct leases *leases, uint64_t id, struct entry *entry);
@@ -34,7 +39,10 @@ static const char *const names[PLANT_COUNT] = {
     [PLANT_KILL_AT_ONCE] = "remove-at-once",
     [PLANT_DETACH_FORGETS] = "remove-forgets-write",
     [PLANT_LEASE_IGNORED] = "lease-ignored",
-    [PLANT_NO_CHECKSUM] = "no-checksum",
+    [PLANT_NO_CHECKSUM] = "torn-unseen",
+    [PLANT_NO_LENGTH] = "short-unseen",
+    [PLANT_NO_VERSION] = "version-unseen",
+    [PLANT_REUSE] = "buffer-reused",
     [PLANT_ACK_EARLY] = "ack-early",
     [PLANT_KILL_UNSEEN] = "kill-unseen",
     [PLANT_LOST_REPLY] = "lost-reply",
@@ -89,9 +97,29 @@ void __wrap_table_drop(struct table *table, struct entry *entry)
     __real_table_drop(table, entry);
 }
 
+/* I3: what lies where an object's disk replica is said to be is this version of this key. */
+static void check_place(const struct entry *entry, struct place *place, uint32_t block)
+{
+    uint8_t header[BLOCK_BYTES];
+    char path[256];
+    struct record record;
+    snprintf(path, sizeof path, "/disk/%s", segment_path(CONTAINER_OF(place, struct shelf, place)->segment));
+    struct inode *inode = vfs_find(&sim->vfs, path);
+    if (!inode || sim->fault_count > 0)
+        return;
+    uint64_t got = vfs_read(inode, (uint64_t)block * BLOCK_BYTES, header, sizeof header);
+    if (got < sizeof header || record_parse(header, sizeof header, &record) != 0)
+        sim_fail("an object is said to be on disk where there is no record");
+    if (record.version != entry->version || !span_equal(record.key, entry_key(entry)))
+        sim_fail("version %llu of an object is said to be on disk where version %llu is", (unsigned long long)entry->version,
+                 (unsigned long long)record.version);
+}
+
 void __wrap_table_set_place(struct table *table, struct entry *entry, struct place *place, uint32_t block, uint32_t blocks)
 {
-    if (!place)
+    if (place)
+        check_place(entry, place, block);
+    else
         look_at(entry, DROP_UNPLACED);
     __real_table_set_place(table, entry, place, block, blocks);
 }
@@ -163,17 +191,78 @@ int __wrap_lease_add(struct leases *leases, uint64_t id, struct entry *entry)
     return planted(PLANT_LEASE_IGNORED) ? 0 : __real_lease_add(leases, id, entry);
 }
 
-static disk_read_fn read_fn;
+/* ---- reads that are not judged, or not waited for ---- */
 
-static void read_ends(struct disk_read *read, int err)
+enum { REUSE_AFTER_US = 5 * MS };
+
+/* Stands between the store and the disk tier. The server's memory: a crash takes it away. */
+struct watched {
+    struct disk_read read;
+    struct disk_read *real; /* NULL: it was answered early */
+    disk_read_fn fn;
+    struct event *deadline;
+};
+
+static void watched_ends(struct disk_read *read, int err)
 {
-    read_fn(read, err == KVD_ECORRUPT ? 0 : err);
+    struct watched *watched = CONTAINER_OF(read, struct watched, read);
+    struct disk_read *real = watched->real;
+    disk_read_fn fn = watched->fn;
+    if (watched->deadline)
+        event_cancel(watched->deadline);
+    free(watched);
+    bool unseen = (planted(PLANT_NO_CHECKSUM) && err == KVD_ECORRUPT) || (planted(PLANT_NO_LENGTH) && err == KVD_ESHORT);
+    if (real)
+        fn(real, unseen ? 0 : err);
+}
+
+/* The deadline has passed, and the buffer is given back though the kernel may still write into it. */
+static void watched_late(void *arg)
+{
+    struct watched *watched = arg;
+    struct disk_read *real = watched->real;
+    watched->real = NULL;
+    watched->deadline = NULL;
+    watched->read.err = KVD_ETIMEOUT; /* the bytes that still come are not looked at */
+    watched->fn(real, KVD_ETIMEOUT);
 }
 
 int __wrap_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn)
 {
-    read_fn = fn;
-    return __real_disk_read_start(disk, read, planted(PLANT_NO_CHECKSUM) ? read_ends : fn);
+    bool stands = planted(PLANT_NO_CHECKSUM) || planted(PLANT_NO_LENGTH) || planted(PLANT_REUSE);
+    if (!stands)
+        return __real_disk_read_start(disk, read, fn);
+    struct watched *watched = malloc(sizeof *watched);
+    *watched = (struct watched){.read = *read, .real = read, .fn = fn};
+    int err = __real_disk_read_start(disk, &watched->read, watched_ends);
+    if (err)
+        free(watched);
+    else if (planted(PLANT_REUSE))
+        watched->deadline = event_add(REUSE_AFTER_US, true, watched_late, watched);
+    return err;
+}
+
+/* ---- a write whose object is another one by now ---- */
+
+static disk_write_fn write_fn;
+
+static void written_unseen(struct disk_write *write, int err)
+{
+    const struct writing *writing = CONTAINER_OF(write, struct writing, write);
+    struct store *store = writing->store;
+    struct entry *entry = table_find(store->table, write->key, table_hash(store->table, write->key));
+    struct shelf *shelf = err || writing->entry ? NULL : shelf_of(store, write->where.segment);
+    if (entry && shelf && !entry->place)
+        __wrap_table_set_place(store->table, entry, &shelf->place, write->where.block, write->where.blocks);
+    write_fn(write, err);
+}
+
+int __wrap_disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn)
+{
+    if (!planted(PLANT_NO_VERSION))
+        return __real_disk_write_start(disk, write, fn);
+    write_fn = fn;
+    return __real_disk_write_start(disk, write, written_unseen);
 }
 
 /* ---- what is lost ---- */

@@ -267,6 +267,11 @@ static bool life_watch(struct life *life)
     struct disk_figures figures;
     const struct disk *disk = life->server.store->disk;
     disk_get_figures(disk, &figures);
+    if (sim->fault_count == 0 && figures.read_corrupt + figures.read_short > 0) {
+        snprintf(sim->why, sizeof sim->why, "%llu reads of wrong bytes and %llu short ones, and the disk had no fault",
+                 (unsigned long long)figures.read_corrupt, (unsigned long long)figures.read_short);
+        return false;
+    }
     enum disk_state state = disk_state(disk);
     if (state == DISK_OFF && !trouble(life)) {
         snprintf(sim->why, sizeof sim->why, "the disk tier is off (%s), and the disk had no fault", disk_off_reason(disk));
@@ -395,7 +400,7 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
     bool good = true;
     while (good && sim->phase != PHASE_OVER)
         good = step();
-    sim->history.lied = sim->figures.torn + sim->figures.flips > 0;
+    sim->history.lied = sim->figures.torn + sim->figures.flips + sim->figures.going > 0;
     if (good)
         good = history_judge(&sim->history, sim->why, sizeof sim->why);
     run_fini();

@@ -32,7 +32,10 @@ enum plant {
     PLANT_KILL_AT_ONCE,   /* a remove is acknowledged before its log entry is durable */
     PLANT_DETACH_FORGETS, /* a remove does not see that a write is under way */
     PLANT_LEASE_IGNORED,  /* a lease holds nothing */
-    PLANT_NO_CHECKSUM,    /* bytes off the disk are not judged */
+    PLANT_NO_CHECKSUM,    /* bytes off the disk are not judged: a torn write of full length passes */
+    PLANT_NO_LENGTH,      /* nor is their length: a read that ends early passes */
+    PLANT_NO_VERSION,     /* a write that ends gives its replica to whatever has the key by now */
+    PLANT_REUSE,          /* the buffer of a read that is late is given back at once */
     PLANT_ACK_EARLY,      /* ack: disk is answered before the fsync */
     PLANT_KILL_UNSEEN,    /* a put does not see that an older kill is not durable yet */
     PLANT_LOST_REPLY,     /* a request is never answered */
@@ -52,7 +55,7 @@ enum escape { ESCAPE_NONE, ESCAPE_CRASH, ESCAPE_EXIT, ESCAPE_FAIL };
 struct figures {
     uint64_t seeds, events, ops, hits, misses, puts, acked_disk, removes;
     uint64_t lives, crashes_power, crashes_kill, stops, exits;
-    uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, hung, slow;
+    uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, hung, slow;
     uint64_t leases, evicted, promoted, reclaimed, dropped, resets;
 };
 

@@ -38,6 +38,8 @@ static struct {
     unsigned rule_count;
     bool shorts, direct, punt;
     unsigned torn_per_mille, flip_per_mille;
+    uint64_t going_from_us, going_to_us; /* some segments are on their way out, as on 3FS when another host has unlinked them */
+    uint64_t going_mark;
     uint64_t slow_from_us, slow_to_us, hang_from_us;
     uint64_t latency_us;
     struct open_file files[FILES];
@@ -90,6 +92,11 @@ void faults_choose(void)
     if (chance_one_in(6))
         disk.flip_per_mille = (unsigned)chance_between(1, 100);
     if (chance_one_in(4)) {
+        disk.going_from_us = chance_below(SECOND);
+        disk.going_to_us = disk.going_from_us + chance_below(10 * SECOND);
+        disk.going_mark = chance_below(2);
+    }
+    if (chance_one_in(4)) {
         disk.slow_from_us = chance_below(3 * SECOND);
         disk.slow_to_us = disk.slow_from_us + chance_delay(10 * SECOND);
     }
@@ -104,7 +111,7 @@ void faults_end(void)
     disk.rule_count = 0;
     disk.shorts = false;
     disk.torn_per_mille = disk.flip_per_mille = 0;
-    disk.slow_to_us = 0;
+    disk.slow_to_us = disk.going_to_us = 0;
     sim->hang_until_us = 0;
     sim->vfs.capacity_pages = UINT64_MAX / 2;
 }
@@ -231,12 +238,33 @@ static int64_t write_iov(struct inode *inode, const struct iovec *iov, unsigned 
     return (int64_t)done;
 }
 
+/* A late read of a file whose chunks go: it ends early, or has zeros where bytes were. */
+static uint64_t read_going(uint8_t *at, uint64_t got)
+{
+    fault_count(DISK_READ);
+    sim->figures.going++;
+    if (chance_one_in(2))
+        return chance_below(got / 512) * 512;
+    uint64_t from = chance_below(got / 512) * 512;
+    memset(at + from, 0, chance_one_in(2) ? got - from : min_u64(512, got - from));
+    return got;
+}
+
+static bool is_going(const struct inode *inode)
+{
+    return inode->segment && inode->number % 2 == disk.going_mark && sim->now_us >= disk.going_from_us && sim->now_us < disk.going_to_us &&
+           chance_one_in(2);
+}
+
 static int64_t read_iov(struct inode *inode, const struct iovec *iov, unsigned count, uint64_t offset, uint64_t bytes)
 {
     uint64_t done = 0;
+    bool going = is_going(inode);
     for (unsigned i = 0; i < count && done < bytes; i++) {
         uint64_t part = min_u64(iov[i].iov_len, bytes - done);
         uint64_t got = vfs_read(inode, offset + done, iov[i].iov_base, part);
+        if (got > 0 && going)
+            got = read_going(iov[i].iov_base, got);
         if (got > 0 && disk.flip_per_mille > 0 && chance_below(1000) < disk.flip_per_mille) {
             sim->figures.flips++;
             fault_count(DISK_READ);

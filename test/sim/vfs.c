@@ -383,6 +383,7 @@ struct inode *vfs_create(struct vfs *vfs, const char *path, bool folder)
     struct inode *inode = sim_alloc(sizeof *inode);
     inode->number = ++vfs->next_number;
     inode->folder = folder;
+    inode->segment = strstr(path, ".seg") != NULL;
     list_init(&inode->changes);
     list_push_back(&vfs->inodes, &inode->link);
     name_add(&vfs->names, path, inode);

@@ -48,7 +48,7 @@ struct inode {
     unsigned opens;
     unsigned links; /* names, now and durable, and changes of names */
     bool locked;
-    bool folder;
+    bool folder, segment;
 };
 
 struct vfs {
