@@ -177,6 +177,9 @@ static void files_section(struct figures *out, const struct sources *from)
     number(out, "written_bytes_total", from->files.written_bytes);
     number(out, "in_flight", from->files.in_flight);
     number(out, "waiting", from->files.waiting);
+    number(out, "reads_in_flight", from->files.reads_in_flight);
+    number(out, "reads_waiting", from->files.reads_waiting);
+    number(out, "reads_first_total", from->files.reads_first);
 }
 
 static void ops_section(struct figures *out, const struct sources *from)

@@ -4,12 +4,13 @@
 #include "base/error.h"
 #include "loop/loop_impl.h"
 
-enum { IO_DEPTH = 64, IO_DEPTH_MAX = 16384, IO_THREADS = 8, IOV_MAX_COUNT = 1024 };
+enum { IO_DEPTH = 64, IO_DEPTH_MAX = 16384, IO_THREADS = 8, IOV_MAX_COUNT = 1024, OTHERS_SHARE = 5 };
 
 int files_init(struct loop *loop, const struct loop_options *options)
 {
     struct file_io *files = &loop->files;
-    list_init(&files->waiting);
+    list_init(&files->reads);
+    list_init(&files->others);
     files->depth = options->io_depth ? options->io_depth : IO_DEPTH;
     if (files->depth > IO_DEPTH_MAX)
         files->depth = IO_DEPTH_MAX;
@@ -27,20 +28,51 @@ int files_init(struct loop *loop, const struct loop_options *options)
 
 void files_fini(struct loop *loop)
 {
-    CHECK(list_empty(&loop->files.waiting));
+    CHECK(list_empty(&loop->files.reads) && list_empty(&loop->files.others));
     CHECK(loop->files.counts.in_flight == 0);
     loop->files.carrier->fini(loop);
+}
+
+/* Reads and others wait: are the others to have the next place? */
+static bool others_turn(const struct file_io *files)
+{
+    uint64_t others = files->counts.in_flight - files->counts.reads_in_flight;
+    if (files->depth >= OTHERS_SHARE)
+        return others < files->depth / OTHERS_SHARE;
+    return others == 0 && files->reads_in_row >= OTHERS_SHARE - 1;
+}
+
+static struct list *next_waiting(struct file_io *files)
+{
+    if (list_empty(&files->reads))
+        return list_pop_front(&files->others);
+    if (!list_empty(&files->others) && others_turn(files))
+        return list_pop_front(&files->others);
+    files->counts.reads_first += !list_empty(&files->others);
+    return list_pop_front(&files->reads);
+}
+
+static void op_take(struct loop *loop, struct file_op *op)
+{
+    struct file_io *files = &loop->files;
+    files->counts.waiting--;
+    files->counts.in_flight++;
+    if (op->kind == FILE_READ) {
+        files->counts.reads_waiting--;
+        files->counts.reads_in_flight++;
+        files->reads_in_row++;
+    } else {
+        files->reads_in_row = 0;
+    }
+    files->carrier->start(loop, op);
 }
 
 void files_submit(struct loop *loop)
 {
     struct file_io *files = &loop->files;
     struct list *link;
-    while (files->counts.in_flight < files->depth && (link = list_pop_front(&files->waiting))) {
-        files->counts.waiting--;
-        files->counts.in_flight++;
-        files->carrier->start(loop, CONTAINER_OF(link, struct file_op, link));
-    }
+    while (files->counts.in_flight < files->depth && (link = next_waiting(files)))
+        op_take(loop, CONTAINER_OF(link, struct file_op, link));
     files->carrier->submit(loop);
 }
 
@@ -52,8 +84,9 @@ static void file_op_start(struct loop *loop, struct file_op *op, enum file_op_ki
     op->fn = fn;
     op->loop = loop;
     op->result = 0;
-    list_push_back(&loop->files.waiting, &op->link);
+    list_push_back(kind == FILE_READ ? &loop->files.reads : &loop->files.others, &op->link);
     loop->files.counts.waiting++;
+    loop->files.counts.reads_waiting += kind == FILE_READ;
 }
 
 void file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn)
@@ -78,6 +111,7 @@ void file_op_finish(struct file_op *op, int64_t result)
 {
     struct file_counts *counts = &op->loop->files.counts;
     counts->in_flight--;
+    counts->reads_in_flight -= op->kind == FILE_READ;
     if (result > 0 && op->kind == FILE_READ)
         counts->read_bytes += (uint64_t)result;
     if (result > 0 && op->kind == FILE_WRITE)

@@ -22,7 +22,8 @@ struct file_carrier {
 
 struct file_io {
     const struct file_carrier *carrier;
-    struct list waiting;
+    struct list reads, others; /* waiting, each in order */
+    unsigned reads_in_row;     /* started since the last of the others */
     unsigned depth;
     struct file_counts counts;
     struct ring *ring;

@@ -163,6 +163,80 @@ BOTH(end_of_file_and_errors)
     lab_close(lab);
 }
 
+/* ---- reads go before writes ---- */
+
+enum { RUSH_OPS = 400 };
+
+struct rush {
+    struct lab *lab;
+    unsigned char *bytes;
+    struct iovec iov;
+    struct rush_op {
+        struct file_op op;
+        struct rush *rush;
+    } ops[RUSH_OPS];
+    unsigned left, reads_left, writes_before_reads;
+    unsigned depth;
+    bool shared_out; /* writes that were under way when the first read came have ended */
+};
+
+/* While reads wait, writes have a fifth of the places, and that they do have. */
+static void rush_look(struct file_op *op)
+{
+    struct rush *rush = CONTAINER_OF(op, struct rush_op, op)->rush;
+    struct file_counts counts;
+    loop_file_counts(rush->lab->loop, &counts);
+    uint64_t writes = counts.in_flight - counts.reads_in_flight;
+    unsigned most = rush->depth >= 5 ? rush->depth / 5 : 1;
+    rush->shared_out |= writes <= most;
+    if (counts.reads_waiting > 0 && rush->shared_out)
+        cr_assert_leq(writes, most, "%llu of %u", (unsigned long long)writes, rush->depth);
+    rush->reads_left -= op->kind == FILE_READ;
+    rush->writes_before_reads += op->kind == FILE_WRITE && rush->reads_left > 0;
+    cr_assert_geq(op->result, 1);
+    if (--rush->left == 0)
+        loop_stop(rush->lab->loop);
+}
+
+static void rush_run(bool forbid_ring, unsigned depth)
+{
+    struct rush *rush = calloc(1, sizeof *rush);
+    rush->depth = depth;
+    rush->lab = lab_open((struct loop_options){.forbid_ring = forbid_ring, .io_depth = depth}, 0);
+    rush->bytes = calloc(1, 1 << 16);
+    rush->iov = (struct iovec){rush->bytes, 1 << 16};
+    cr_assert_eq(run_op(rush->lab, file_write_start, &rush->iov, 1, 0), 1 << 16);
+    rush->left = RUSH_OPS;
+    rush->reads_left = RUSH_OPS / 2;
+    for (unsigned i = 0; i < RUSH_OPS; i++) {
+        struct rush_op *op = &rush->ops[i];
+        *op = (struct rush_op){.rush = rush, .op = {.file = &rush->lab->file, .iov = &rush->iov, .iov_count = 1}};
+        (i < RUSH_OPS / 2 ? file_write_start : file_read_start)(rush->lab->loop, &op->op, rush_look);
+    }
+    loop_run(rush->lab->loop);
+    struct file_counts counts;
+    loop_file_counts(rush->lab->loop, &counts);
+    cr_assert(rush->shared_out);
+    cr_assert_gt(counts.reads_first, 0);
+    cr_assert_gt(rush->writes_before_reads, 0, "writes starve");
+    cr_assert_lt(rush->writes_before_reads, RUSH_OPS / 4);
+    lab_close(rush->lab);
+    free(rush->bytes);
+    free(rush);
+}
+
+BOTH(reads_that_wait_have_four_fifths_of_the_places)
+{
+    rush_run(forbid_ring, 10);
+    rush_run(forbid_ring, 64);
+}
+
+BOTH(reads_go_first_where_there_are_hardly_any_places)
+{
+    rush_run(forbid_ring, 1);
+    rush_run(forbid_ring, 3);
+}
+
 /* ---- many at once ---- */
 
 enum { PIECES = 200, PIECE = 8192, DEPTH = 5 };
