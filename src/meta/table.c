@@ -16,7 +16,8 @@ enum {
     DESPERATE_LOOKS = 64,
 };
 
-enum use_list { USE_WRITING, USE_HELD, USE_FREE, USE_LISTS, USE_NONE = USE_LISTS };
+enum use_list { USE_WRITING, USE_HELD, USE_DIRTY, USE_WRITTEN, USE_CLEAN, USE_LISTS, USE_NONE = USE_LISTS };
+enum { STORE_FLAGS = ENTRY_PINNED | ENTRY_WRITING | ENTRY_TOUCHED | ENTRY_UNWRITABLE | ENTRY_SHED };
 
 /* Chains are in the order of hashes. */
 struct bucket_page {
@@ -33,6 +34,7 @@ struct table {
     struct bucket_page **pages;
     struct bucket_page **next_pages; /* NULL before the first split of a round */
     struct list uses[USE_LISTS];     /* least recently used first */
+    uint64_t use_bytes[USE_LISTS];   /* of the values on them */
     uint64_t held_memory_only_bytes;
     struct table_sums sums;
 };
@@ -260,7 +262,7 @@ struct entry *table_add(struct table *table, struct span key, uint64_t hash)
 void table_drop(struct table *table, struct entry *entry)
 {
     entry_check_unused(entry);
-    entry->flags &= (uint8_t) ~(ENTRY_PINNED | ENTRY_WRITING);
+    entry->flags &= (uint16_t) ~(ENTRY_PINNED | ENTRY_WRITING);
     table_settle(table, entry);
     struct entry **at = bucket_of(table, entry->hash);
     while (*at && *at != entry)
@@ -283,25 +285,39 @@ static void recount(uint64_t *figure, uint64_t amount, bool was, bool is)
     }
 }
 
+/* IDLE begins with a write and ends with a use, a lease or pin, or the loss of what was written. */
+static bool idle_due(const struct entry *entry, bool held)
+{
+    if (!entry->blob || held)
+        return false;
+    if (entry->flags & ENTRY_WRITING && !(entry->flags & ENTRY_COUNTED_WRITING))
+        return true;
+    return entry->flags & ENTRY_IDLE && (entry->place || entry->flags & ENTRY_WRITING);
+}
+
 /* The flags as they must be: the store's as they are, the table's by what the entry is now. */
-static uint8_t flags_due(const struct entry *entry)
+static uint16_t flags_due(const struct entry *entry)
 {
     bool leased = !list_empty(&entry->holds);
     bool held = leased || entry->flags & ENTRY_PINNED;
-    unsigned due = entry->flags & (ENTRY_PINNED | ENTRY_WRITING);
+    unsigned due = entry->flags & STORE_FLAGS;
     if (entry->blob)
         due |= ENTRY_LISTED;
     if (held && entry->blob && !entry->place)
         due |= ENTRY_HELD;
     if (held && entry->place && !entry->blob)
         due |= ENTRY_HELD_DISK;
+    if (idle_due(entry, held))
+        due |= ENTRY_IDLE;
     if (entry->flags & ENTRY_PINNED)
         due |= ENTRY_COUNTED_PINNED;
     if (entry->flags & ENTRY_WRITING)
         due |= ENTRY_COUNTED_WRITING;
     if (leased)
         due |= ENTRY_COUNTED_LEASED;
-    return (uint8_t)due;
+    if (entry->place)
+        due |= ENTRY_COUNTED_PLACED;
+    return (uint16_t)due;
 }
 
 static enum use_list use_list_of(unsigned flags)
@@ -310,13 +326,55 @@ static enum use_list use_list_of(unsigned flags)
         return USE_NONE;
     if (flags & ENTRY_COUNTED_WRITING)
         return USE_WRITING;
-    return flags & (ENTRY_COUNTED_PINNED | ENTRY_COUNTED_LEASED) ? USE_HELD : USE_FREE;
+    if (flags & (ENTRY_COUNTED_PINNED | ENTRY_COUNTED_LEASED))
+        return USE_HELD;
+    if (!(flags & ENTRY_COUNTED_PLACED))
+        return USE_DIRTY;
+    return flags & ENTRY_IDLE ? USE_WRITTEN : USE_CLEAN;
+}
+
+static struct entry *by_use(struct list *item)
+{
+    return item ? CONTAINER_OF(item, struct entry, by_use) : NULL;
+}
+
+/* How much later `a` was used than `b`, in ticks. */
+static int32_t used_later(const struct entry *a, const struct entry *b)
+{
+    return (int32_t)(a->used_tick - b->used_tick);
+}
+
+static bool nearer_to_the_coldest(const struct list *uses, const struct entry *entry)
+{
+    const struct entry *first = by_use(list_first(uses)), *last = by_use(list_last(uses));
+    return first && used_later(entry, first) < used_later(last, entry);
+}
+
+static void use_leave(struct table *table, struct entry *entry, enum use_list from)
+{
+    if (from == USE_NONE)
+        return;
+    list_remove(&entry->by_use);
+    CHECK(table->use_bytes[from] >= entry->size);
+    table->use_bytes[from] -= entry->size;
+}
+
+static void use_join(struct table *table, struct entry *entry, enum use_list from, enum use_list to)
+{
+    if (to == USE_NONE)
+        return;
+    bool again = to == USE_DIRTY && (from == USE_WRITING || from == USE_WRITTEN || from == USE_CLEAN);
+    if (again && nearer_to_the_coldest(&table->uses[to], entry))
+        list_push_front(&table->uses[to], &entry->by_use);
+    else
+        list_push_back(&table->uses[to], &entry->by_use);
+    table->use_bytes[to] += entry->size;
 }
 
 void table_settle(struct table *table, struct entry *entry)
 {
     unsigned was = entry->flags, due = flags_due(entry);
-    entry->flags = (uint8_t)due;
+    entry->flags = (uint16_t)due;
     struct table_sums *sums = &table->sums;
     recount(&sums->in_memory, 1, was & ENTRY_LISTED, due & ENTRY_LISTED);
     recount(&sums->memory_bytes, entry->size, was & ENTRY_LISTED, due & ENTRY_LISTED);
@@ -329,16 +387,15 @@ void table_settle(struct table *table, struct entry *entry)
     enum use_list from = use_list_of(was), to = use_list_of(due);
     if (from == to)
         return;
-    list_remove(&entry->by_use);
-    if (to != USE_NONE)
-        list_push_back(&table->uses[to], &entry->by_use);
+    use_leave(table, entry, from);
+    use_join(table, entry, from, to);
 }
 
 static void place_leave(struct table *table, struct entry *entry)
 {
     struct place *place = entry->place;
     recount(&place->held_disk_only, 1, entry->flags & ENTRY_HELD_DISK, false);
-    entry->flags &= (uint8_t)~ENTRY_HELD_DISK;
+    entry->flags &= (uint16_t)~ENTRY_HELD_DISK;
     list_remove(&entry->in_place);
     recount(&place->count, 1, true, false);
     recount(&place->bytes, entry->size, true, false);
@@ -366,30 +423,47 @@ void table_set_place(struct table *table, struct entry *entry, struct place *pla
 void table_use(struct table *table, struct entry *entry, uint64_t now_ms)
 {
     entry->used_tick = table_tick(now_ms);
-    if (entry->hits < UINT32_MAX)
+    if (entry->hits < UINT16_MAX)
         entry->hits++;
     enum use_list use = use_list_of(entry->flags);
-    if (use == USE_NONE)
-        return;
-    list_remove(&entry->by_use);
-    list_push_back(&table->uses[use], &entry->by_use);
+    entry->flags &= (uint16_t)~ENTRY_IDLE;
+    use_leave(table, entry, use);
+    use_join(table, entry, use, use_list_of(entry->flags));
 }
 
-struct entry *table_victim(struct table *table, bool desperate)
+struct entry *table_victim(const struct table *table, unsigned of)
 {
-    struct list *first = list_first(&table->uses[USE_FREE]);
-    if (first)
-        return CONTAINER_OF(first, struct entry, by_use);
-    if (!desperate)
-        return NULL;
-    struct list *head = &table->uses[USE_HELD];
-    struct list *at = head->next;
-    for (unsigned looks = 0; at != head && looks < DESPERATE_LOOKS; at = at->next, looks++) {
-        struct entry *entry = CONTAINER_OF(at, struct entry, by_use);
-        if (entry->place)
-            return entry;
+    static const struct {
+        unsigned of;
+        enum use_list use;
+    } lists[] = {{VICTIM_WRITTEN, USE_WRITTEN}, {VICTIM_CLEAN, USE_CLEAN}, {VICTIM_DIRTY, USE_DIRTY}};
+    struct entry *victim = NULL;
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        struct entry *first = of & lists[i].of ? by_use(list_first(&table->uses[lists[i].use])) : NULL;
+        if (first && (!victim || used_later(first, victim) < 0))
+            victim = first;
     }
+    return victim;
+}
+
+struct entry *table_held_victim(const struct table *table)
+{
+    const struct list *head = &table->uses[USE_HELD];
+    struct list *at = head->next;
+    for (unsigned looks = 0; at != head && looks < DESPERATE_LOOKS; at = at->next, looks++)
+        if (by_use(at)->place)
+            return by_use(at);
     return NULL;
+}
+
+struct entry *table_hottest_dirty(const struct table *table)
+{
+    return by_use(list_last(&table->uses[USE_DIRTY]));
+}
+
+uint64_t table_ahead_bytes(const struct table *table)
+{
+    return table->use_bytes[USE_WRITING] + table->use_bytes[USE_WRITTEN];
 }
 
 uint64_t table_held_memory_only_bytes(const struct table *table)

@@ -35,13 +35,18 @@ void place_init(struct place *place);
 
 enum entry_flags {
     ENTRY_PINNED = 1,
-    ENTRY_WRITING = 2,         /* a write to disk is queued or under way: memory keeps the bytes */
-    ENTRY_LISTED = 4,          /* the table's: on a use list */
-    ENTRY_HELD = 8,            /* the table's: counted in held_memory_only_bytes */
-    ENTRY_HELD_DISK = 16,      /* the table's: counted in its place's held_disk_only */
-    ENTRY_COUNTED_PINNED = 32, /* the table's, and the next two: what the sums and the use lists were last told */
-    ENTRY_COUNTED_LEASED = 64,
-    ENTRY_COUNTED_WRITING = 128,
+    ENTRY_WRITING = 2,          /* a write to disk is queued or under way: memory keeps the bytes */
+    ENTRY_TOUCHED = 4,          /* the store's, and the next two; the table keeps them as they are: its key was asked for or put again */
+    ENTRY_UNWRITABLE = 8,       /* its write came to nothing: eviction does not wait for another */
+    ENTRY_SHED = 16,            /* its write was skipped, because the queue was full */
+    ENTRY_LISTED = 32,          /* the table's, and all that follow: on a use list */
+    ENTRY_HELD = 64,            /* counted in held_memory_only_bytes */
+    ENTRY_HELD_DISK = 128,      /* counted in its place's held_disk_only */
+    ENTRY_IDLE = 256,           /* nobody has used it since its write began */
+    ENTRY_COUNTED_PINNED = 512, /* and the next three: what the sums and the use lists were last told */
+    ENTRY_COUNTED_LEASED = 1024,
+    ENTRY_COUNTED_WRITING = 2048,
+    ENTRY_COUNTED_PLACED = 4096,
 };
 
 struct entry {
@@ -60,9 +65,9 @@ struct entry {
     uint32_t blocks;
     uint32_t put_tick;  /* when it was put (or found at start), in ticks of the loop's clock: table_tick() */
     uint32_t used_tick; /* last used */
-    uint32_t hits;      /* saturates */
+    uint16_t hits;      /* saturates */
     uint16_t key_len;
-    uint8_t flags;
+    uint16_t flags;
     uint8_t key[];
 };
 
@@ -101,17 +106,26 @@ void table_drop(struct table *table, struct entry *entry);
 /* Set or clear (NULL) the disk replica, keep the place's figures right, and settle. */
 void table_set_place(struct table *table, struct entry *entry, struct place *place, uint32_t block, uint32_t blocks);
 
-/* To be called after any change of blob, flags (PINNED, WRITING), or holds: puts the entry on the use list where it belongs
- * (most recently used end when it newly joins a list) and keeps the sums right. Lists: WRITING (never a victim), HELD (leased or pinned),
- * FREE (anything else with a blob). An entry without a blob is on none. */
+/* To be called after any change of blob, flags (PINNED, WRITING), or holds: puts the entry on the use list where it belongs and keeps the
+ * sums right. Lists: WRITING (never a victim), HELD (leased or pinned), and of anything else with a blob: DIRTY (it has no place), WRITTEN
+ * (its place came by a write during which and since nobody used it: it was cold then), CLEAN (it has a place, too). An entry without a
+ * blob is on none. It joins a list at the most recently used end; only one that is dirty again because its place or its write came to
+ * nothing goes to that end of DIRTY which is nearer to when it was last used. */
 void table_settle(struct table *table, struct entry *entry);
 
-/* Note a use: to the most recently used end of its list, hits + 1, used_tick. */
+/* Note a use: to the most recently used end of its list (WRITTEN becomes CLEAN), hits + 1, used_tick. */
 void table_use(struct table *table, struct entry *entry, uint64_t now_ms);
 
-/* The least recently used entry with a memory replica that is neither held nor being written; NULL when there is none. With `desperate`,
- * when there is none: the least recently used *held* one that has a disk replica, too (looks at 64 at most). */
-struct entry *table_victim(struct table *table, bool desperate);
+enum victims { VICTIM_DIRTY = 1, VICTIM_WRITTEN = 2, VICTIM_CLEAN = 4, VICTIM_SPARED = VICTIM_WRITTEN | VICTIM_CLEAN, VICTIM_ANY = 7 };
+/* The least recently used entry (by used_tick, if several lists are asked for) on these lists, or NULL: one with a memory replica that is
+ * neither held nor being written. Never looks further than the ends of the lists. */
+struct entry *table_victim(const struct table *table, unsigned of);
+/* In need: the least recently used *held* entry that has a disk replica, too (looks at 64 at most); or NULL. */
+struct entry *table_held_victim(const struct table *table);
+/* The most recently used dirty entry, or NULL. */
+struct entry *table_hottest_dirty(const struct table *table);
+/* Bytes of the values on WRITING and on WRITTEN: what can leave memory without loss, now or soon, and was no use of late. */
+uint64_t table_ahead_bytes(const struct table *table);
 
 /* Bytes of held entries that exist only in memory (at most half the pool, says the wire: the store asks before it adds). */
 uint64_t table_held_memory_only_bytes(const struct table *table);

@@ -24,7 +24,7 @@ void entry_strip(struct store *store, struct entry *entry)
     persist_detach(store, entry);
     load_detach(entry);
     lease_forget(store->leases, entry);
-    entry->flags &= (uint8_t)~ENTRY_PINNED;
+    entry->flags &= (uint16_t)~ENTRY_PINNED;
     if (entry->place)
         entry_forget_disk(store, entry);
     if (entry->blob)
@@ -42,7 +42,9 @@ void entry_forget(struct store *store, struct entry *entry)
 /* One object leaves memory; returns the bytes of its value, 0 when nobody can leave. */
 static uint64_t evict_one(struct store *store, bool desperate)
 {
-    struct entry *victim = table_victim(store->table, desperate);
+    struct entry *victim = table_victim(store->table, VICTIM_ANY);
+    if (!victim && desperate)
+        victim = table_held_victim(store->table);
     if (!victim)
         return 0;
     /* Its file is going: memory will be all that a held one has. */

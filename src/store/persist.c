@@ -131,7 +131,7 @@ static void writing_end(struct writing *writing, int err)
     struct entry *entry = writing->entry;
     if (entry) {
         entry->work = NULL;
-        entry->flags &= (uint8_t)~ENTRY_WRITING;
+        entry->flags &= (uint16_t)~ENTRY_WRITING;
         if (err == 0)
             err = shelve(store, writing);
         table_settle(store->table, entry);
@@ -216,7 +216,7 @@ static void detach(struct store *store, struct entry *entry, struct writing *wri
 {
     writing->entry = NULL;
     entry->work = NULL;
-    entry->flags &= (uint8_t)~ENTRY_WRITING;
+    entry->flags &= (uint16_t)~ENTRY_WRITING;
     table_settle(store->table, entry);
 }
 

@@ -85,15 +85,15 @@ Test(lease, a_held_entry_is_no_victim)
     for (size_t i = 0; i + 1 < ENTRIES; i++)
         cr_assert_eq(lease_add(scene.leases, id, scene.entries[i]), 0);
     cr_assert_eq(scene_leased(&scene), ENTRIES - 1);
-    cr_assert_eq(table_victim(scene.table, false), scene.entries[ENTRIES - 1]);
+    cr_assert_eq(table_victim(scene.table, VICTIM_ANY), scene.entries[ENTRIES - 1]);
     cr_assert_eq(lease_add(scene.leases, id, scene.entries[ENTRIES - 1]), 0);
-    cr_assert_null(table_victim(scene.table, false));
+    cr_assert_null(table_victim(scene.table, VICTIM_ANY));
     cr_assert_eq(lease_add(scene.leases, id, scene.entries[0]), 0); /* twice is harmless */
     cr_assert_eq(leases_holds(scene.leases), ENTRIES);
     lease_release_entry(scene.leases, id, scene.entries[7]);
     lease_release_entry(scene.leases, id, scene.entries[7]);
     lease_release_entry(scene.leases, id + 1, scene.entries[8]);
-    cr_assert_eq(table_victim(scene.table, false), scene.entries[7]);
+    cr_assert_eq(table_victim(scene.table, VICTIM_ANY), scene.entries[7]);
     lease_release(scene.leases, id);
     lease_release(scene.leases, id);
     cr_assert_eq(scene_leased(&scene), 0);

@@ -298,50 +298,97 @@ Test(table, equal_hashes_and_the_ends_of_the_hashes_are_scanned)
 /* ---- use and sums, against a model that counts by looking at everything ---- */
 
 enum { MODELLED = 200, PLACES = 4 };
-enum model_list { ON_NONE, ON_WRITING, ON_HELD, ON_FREE };
+enum model_list { ON_NONE, ON_WRITING, ON_HELD, ON_DIRTY, ON_WRITTEN, ON_CLEAN, MODEL_LISTS };
 
 struct model {
     struct table *table;
     struct place places[PLACES];
     struct entry *entries[MODELLED];
-    uint64_t order[MODELLED]; /* when it last came to the end of its list */
+    int64_t order[MODELLED]; /* in its list */
+    bool writing[MODELLED], idle[MODELLED];
     enum model_list lists[MODELLED];
     uint32_t hits[MODELLED];
     struct list holds[MODELLED];
-    uint64_t clock;
+    int64_t clock;
 };
 
-static enum model_list model_list_of(const struct entry *entry)
+static enum model_list model_list_of(const struct model *model, uint64_t i)
 {
+    const struct entry *entry = model->entries[i];
     if (!entry->blob)
         return ON_NONE;
     if (entry->flags & ENTRY_WRITING)
         return ON_WRITING;
-    return entry->flags & ENTRY_PINNED || !list_empty(&entry->holds) ? ON_HELD : ON_FREE;
+    if (entry->flags & ENTRY_PINNED || !list_empty(&entry->holds))
+        return ON_HELD;
+    if (!entry->place)
+        return ON_DIRTY;
+    return model->idle[i] ? ON_WRITTEN : ON_CLEAN;
+}
+
+/* Which entry is at this end of a list? MODELLED: it is empty. */
+static uint64_t model_end(const struct model *model, enum model_list list, bool first)
+{
+    uint64_t best = MODELLED;
+    for (uint64_t i = 0; i < MODELLED; i++)
+        if (model->entries[i] && model->lists[i] == list)
+            if (best == MODELLED || (model->order[i] < model->order[best]) == first)
+                best = i;
+    return best;
+}
+
+static struct entry *model_entry(const struct model *model, uint64_t i)
+{
+    return i < MODELLED ? model->entries[i] : NULL;
+}
+
+static bool model_goes_first(const struct model *model, uint64_t i)
+{
+    uint64_t first = model_end(model, ON_DIRTY, true), last = model_end(model, ON_DIRTY, false);
+    if (first == MODELLED)
+        return false;
+    uint32_t used = model->entries[i]->used_tick;
+    return (int64_t)used - model->entries[first]->used_tick < (int64_t)model->entries[last]->used_tick - used;
 }
 
 static void model_after_settle(struct model *model, uint64_t i)
 {
-    enum model_list list = model_list_of(model->entries[i]);
-    if (list != model->lists[i])
-        model->order[i] = ++model->clock;
+    struct entry *entry = model->entries[i];
+    enum model_list was = model->lists[i];
+    bool begins = entry->flags & ENTRY_WRITING && !model->writing[i];
+    model->writing[i] = entry->flags & ENTRY_WRITING;
+    bool held = entry->flags & ENTRY_PINNED || !list_empty(&entry->holds);
+    model->idle[i] = (model->idle[i] || begins) && entry->blob && !held && (entry->place || entry->flags & ENTRY_WRITING);
+    enum model_list list = model_list_of(model, i);
+    if (list == was)
+        return;
+    model->lists[i] = ON_NONE;
+    bool again = list == ON_DIRTY && was != ON_NONE && was != ON_HELD;
+    int64_t at = ++model->clock;
+    model->order[i] = again && model_goes_first(model, i) ? -at : at;
     model->lists[i] = list;
 }
 
-static struct entry *model_victim(const struct model *model, enum model_list list, bool on_disk)
+static void expect_victim(const struct model *model, unsigned of)
 {
-    uint64_t best = UINT64_MAX;
-    for (uint64_t i = 0; i < MODELLED; i++)
-        if (model->entries[i] && model->lists[i] == list && (!on_disk || model->entries[i]->place))
-            if (best == UINT64_MAX || model->order[i] < model->order[best])
-                best = i;
-    return best == UINT64_MAX ? NULL : model->entries[best];
+    static const enum model_list lists[] = {ON_WRITTEN, ON_CLEAN, ON_DIRTY};
+    static const unsigned kinds[] = {VICTIM_WRITTEN, VICTIM_CLEAN, VICTIM_DIRTY};
+    const struct entry *is = table_victim(model->table, of);
+    bool any = false, among = false;
+    for (unsigned n = 0; n < 3; n++) {
+        const struct entry *first = of & kinds[n] ? model_entry(model, model_end(model, lists[n], true)) : NULL;
+        any |= first != NULL;
+        among |= first && first == is;
+        cr_assert(!first || (is && is->used_tick <= first->used_tick), "a colder one is there");
+    }
+    cr_assert_eq(any, is != NULL);
+    cr_assert_eq(among, is != NULL, "not at the end of a list");
 }
 
 static void model_check(const struct model *model)
 {
     struct table_sums is, want = {0};
-    uint64_t held = 0, count[PLACES] = {0}, bytes[PLACES] = {0}, held_disk[PLACES] = {0}, on_lists = 0;
+    uint64_t held = 0, count[PLACES] = {0}, bytes[PLACES] = {0}, held_disk[PLACES] = {0}, on_lists = 0, ahead = 0;
     for (uint64_t i = 0; i < MODELLED; i++) {
         const struct entry *entry = model->entries[i];
         if (!entry)
@@ -355,6 +402,7 @@ static void model_check(const struct model *model)
         want.pinned += (entry->flags & ENTRY_PINNED) != 0;
         want.writing += (entry->flags & ENTRY_WRITING) != 0;
         want.leased += leased;
+        ahead += model->lists[i] == ON_WRITING || model->lists[i] == ON_WRITTEN ? entry->size : 0;
         held += is_held && entry->blob && !entry->place ? entry->size : 0;
         for (size_t place = 0; place < PLACES; place++) {
             bool here = entry->place == &model->places[place];
@@ -374,8 +422,10 @@ static void model_check(const struct model *model)
             on_lists++;
     }
     cr_assert_eq(on_lists, want.on_disk);
-    struct entry *victim = model_victim(model, ON_FREE, false);
-    cr_assert_eq(table_victim(model->table, false), victim);
+    cr_assert_eq(table_ahead_bytes(model->table), ahead);
+    for (unsigned of = VICTIM_DIRTY; of <= VICTIM_ANY; of++)
+        expect_victim(model, of);
+    cr_assert_eq(table_hottest_dirty(model->table), model_entry(model, model_end(model, ON_DIRTY, false)));
 }
 
 static void model_change(struct model *model, uint64_t *state, uint64_t i)
@@ -409,10 +459,12 @@ static void model_change(struct model *model, uint64_t *state, uint64_t i)
         table_settle(model->table, entry); /* nothing changed */
         break;
     default:
-        table_use(model->table, entry, i * 1000 + 999);
         model->order[i] = ++model->clock;
+        model->idle[i] = false;
+        table_use(model->table, entry, (uint64_t)model->clock * 10);
         cr_assert_eq(entry->hits, ++model->hits[i]);
-        cr_assert_eq(entry->used_tick, table_tick(i * 1000 + 999));
+        cr_assert_eq(entry->used_tick, table_tick((uint64_t)model->clock * 10));
+        model->lists[i] = model_list_of(model, i);
         break;
     }
     model_after_settle(model, i);
@@ -425,6 +477,7 @@ static void model_drop(struct model *model, uint64_t i)
     model->entries[i] = NULL;
     model->lists[i] = ON_NONE;
     model->hits[i] = 0;
+    model->writing[i] = model->idle[i] = false;
 }
 
 static struct model *model_new(void)
@@ -479,23 +532,64 @@ Test(table, a_desperate_victim_is_held_and_on_disk)
         model->entries[i]->flags |= ENTRY_PINNED;
         table_settle(table, model->entries[i]);
     }
-    cr_assert_null(table_victim(table, false));
-    cr_assert_null(table_victim(table, true));
+    cr_assert_null(table_victim(table, VICTIM_ANY));
+    cr_assert_null(table_held_victim(table));
     table_set_place(table, model->entries[64], &model->places[0], 0, 1);
-    cr_assert_null(table_victim(table, true)); /* 64 looks end one short of it */
+    cr_assert_null(table_held_victim(table)); /* 64 looks end one short of it */
     table_set_place(table, model->entries[63], &model->places[0], 0, 1);
-    cr_assert_eq(table_victim(table, true), model->entries[63]);
+    cr_assert_eq(table_held_victim(table), model->entries[63]);
     table_set_place(table, model->entries[20], &model->places[0], 0, 1);
-    cr_assert_eq(table_victim(table, true), model->entries[20]);
+    cr_assert_eq(table_held_victim(table), model->entries[20]);
     model->entries[20]->flags |= ENTRY_WRITING;
     table_settle(table, model->entries[20]);
-    cr_assert_eq(table_victim(table, true), model->entries[63]);
-    model->entries[99]->flags &= (uint8_t)~ENTRY_PINNED;
+    cr_assert_eq(table_held_victim(table), model->entries[63]);
+    model->entries[99]->flags &= (uint16_t)~ENTRY_PINNED;
     table_settle(table, model->entries[99]);
-    cr_assert_eq(table_victim(table, true), model->entries[99]);
+    cr_assert_eq(table_victim(table, VICTIM_ANY), model->entries[99]);
     for (uint64_t i = 0; i < 100; i++)
-        model->lists[i] = model_list_of(model->entries[i]);
+        model->lists[i] = model_list_of(model, i);
     model_free(model);
+}
+
+/* A writer that walks from the coldest end meets each dirty entry once: what it wrote is out of its way, and the next to leave. */
+Test(table, what_is_written_while_cold_leaves_in_the_order_of_use)
+{
+    enum { COUNT = 10 };
+    struct table *table = table_make();
+    struct place place;
+    struct entry *entries[COUNT];
+    place_init(&place);
+    for (uint64_t i = 0; i < COUNT; i++) {
+        entries[i] = add_number(table, i);
+        entries[i]->size = 100;
+        entries[i]->blob = some_blob();
+        table_settle(table, entries[i]);
+        table_use(table, entries[i], i * 100);
+    }
+    for (unsigned n = 0; n < 5; n++) {
+        cr_assert_eq(table_victim(table, VICTIM_DIRTY), entries[n]);
+        entries[n]->flags |= ENTRY_WRITING | ENTRY_TOUCHED | ENTRY_SHED | ENTRY_UNWRITABLE;
+        table_settle(table, entries[n]);
+    }
+    cr_assert_eq(table_ahead_bytes(table), 500);
+    table_use(table, entries[2], 5000); /* while it is written: it is no cold one any more */
+    for (unsigned n = 0; n < 5; n++) {
+        entries[n]->flags &= (uint16_t)~ENTRY_WRITING;
+        if (n != 3) /* its write fails */
+            table_set_place(table, entries[n], &place, n, 1);
+        else
+            table_settle(table, entries[n]);
+    }
+    cr_assert_eq(table_ahead_bytes(table), 300);
+    cr_assert_eq(entries[3]->flags & (ENTRY_TOUCHED | ENTRY_SHED | ENTRY_UNWRITABLE), ENTRY_TOUCHED | ENTRY_SHED | ENTRY_UNWRITABLE);
+    static const unsigned leave[] = {0, 1, 3, 4, 5, 6, 7, 8, 9, 2};
+    for (unsigned n = 0; n < COUNT; n++) {
+        struct entry *victim = table_victim(table, VICTIM_ANY);
+        cr_assert_eq(victim, entries[leave[n]], "%u. to leave", n);
+        clear_and_drop(table, victim);
+    }
+    cr_assert_eq(table_ahead_bytes(table), 0);
+    table_free(table);
 }
 
 Test(table, dropping_what_has_a_replica_is_a_bug, .signal = SIGABRT)
