@@ -175,9 +175,9 @@ struct rush {
         struct file_op op;
         struct rush *rush;
     } ops[RUSH_OPS];
-    unsigned left, reads_left, writes_before_reads;
+    unsigned left, writes_ended; /* of them, while reads waited */
     unsigned depth;
-    bool shared_out; /* writes that were under way when the first read came have ended */
+    bool writes_seen; /* under way, while reads waited */
 };
 
 /* While reads wait, writes have a fifth of the places, and that they do have. */
@@ -188,11 +188,11 @@ static void rush_look(struct file_op *op)
     loop_file_counts(rush->lab->loop, &counts);
     uint64_t writes = counts.in_flight - counts.reads_in_flight;
     unsigned most = rush->depth >= 5 ? rush->depth / 5 : 1;
-    rush->shared_out |= writes <= most;
-    if (counts.reads_waiting > 0 && rush->shared_out)
+    if (counts.reads_waiting > 0) {
         cr_assert_leq(writes, most, "%llu of %u", (unsigned long long)writes, rush->depth);
-    rush->reads_left -= op->kind == FILE_READ;
-    rush->writes_before_reads += op->kind == FILE_WRITE && rush->reads_left > 0;
+        rush->writes_seen |= writes > 0 || op->kind == FILE_WRITE;
+        rush->writes_ended += op->kind == FILE_WRITE;
+    }
     cr_assert_geq(op->result, 1);
     if (--rush->left == 0)
         loop_stop(rush->lab->loop);
@@ -207,7 +207,6 @@ static void rush_run(bool forbid_ring, unsigned depth)
     rush->iov = (struct iovec){rush->bytes, 1 << 16};
     cr_assert_eq(run_op(rush->lab, file_write_start, &rush->iov, 1, 0), 1 << 16);
     rush->left = RUSH_OPS;
-    rush->reads_left = RUSH_OPS / 2;
     for (unsigned i = 0; i < RUSH_OPS; i++) {
         struct rush_op *op = &rush->ops[i];
         *op = (struct rush_op){.rush = rush, .op = {.file = &rush->lab->file, .iov = &rush->iov, .iov_count = 1}};
@@ -216,10 +215,10 @@ static void rush_run(bool forbid_ring, unsigned depth)
     loop_run(rush->lab->loop);
     struct file_counts counts;
     loop_file_counts(rush->lab->loop, &counts);
-    cr_assert(rush->shared_out);
     cr_assert_gt(counts.reads_first, 0);
-    cr_assert_gt(rush->writes_before_reads, 0, "writes starve");
-    cr_assert_lt(rush->writes_before_reads, RUSH_OPS / 4);
+    cr_assert(rush->writes_seen, "writes starve");
+    if (depth == 1) /* one after the other */
+        cr_assert(rush->writes_ended >= RUSH_OPS / 2 / 5 && rush->writes_ended <= RUSH_OPS / 2 / 4, "%u", rush->writes_ended);
     lab_close(rush->lab);
     free(rush->bytes);
     free(rush);
