@@ -9,17 +9,21 @@
  * As 3FS: type fuse.hf3fs; max_background 32, max_read and max_write 1 MiB; attributes and names cached for 30 s, missing names for 5 s,
  * and nothing invalidates them (a second mount of the same backing is a second host); a stale name opens a removed file; O_DIRECT of
  * any alignment; no fallocate, O_TMPFILE, xattr, RENAME_NOREPLACE or other renameat2 flag; locks hold within one mount; st_blocks is
- * the length; readdir is loaded at opendir; with `gone`, an unlinked file's bytes go later, wherever it is open.
- * Not as 3FS: a length is seen by others without fsync or close; nothing is buffered (`late` stands for that); names are not durable
- * before an fsync of their folder, as on a local disk: the stricter of the two.
+ * the length; readdir is loaded at opendir; statfs says what was so up to 5 s ago; with `gone`, an unlinked file's bytes go later,
+ * wherever it is open; a length that grew by writing is seen on other mounts after fsync, close or truncate, or 30 s later, and
+ * fdatasync neither shows it nor makes it durable; with `buffered`, writes without O_DIRECT are acknowledged from a buffer of 1 MiB a
+ * file, whose errors show at fsync or close, and which the end of the process loses.
+ * Not as 3FS: bytes and names are not durable before an fsync of their file or folder, as on a local disk: the stricter of the two.
  *
- * Options: attr_timeout=S entry_timeout=S negative_timeout=S seed=N control=PATH nojournal debug
+ * Options: attr_timeout=S entry_timeout=S negative_timeout=S statfs_timeout=S publish_timeout=S seed=N control=PATH buffered nojournal
+ * debug
  *
  * Commands
  *     add RULE...            ok id=1         what goes wrong from now on
  *     rule ID                ok seen=9 fired=1
  *     del ID, clear
- *     release                                drop the rules that hang, and let what hangs go on
+ *     release                                drop the rules that hang or step, and let what hangs go on
+ *     next                                   let the operation go on that has waited longest for a rule that steps
  *     counters, reset        ok lookup=1 ... write=7 ... hung=0
  *     cap SIZE|off                           ENOSPC when the files take so much; a short write first
  *     erofs on|off                           every change is refused
@@ -27,6 +31,8 @@
  *     reap                   ok files=1
  *     journal                ok length=3     changes that are not durable
  *     settle                                 all are
+ *     hold [seed=N] [keep=F] ok lost=4 kept=2    nothing moves, and the backing is as after a power cut, or (keep=1) a kill ...
+ *     resume                                 ... until this, which restores it
  *     powercut [seed=N] [keep=F] [names=any] ok lost=4 kept=2    and the process ends, leaving a dead mount
  *     vanish                                 the process ends, leaving a dead mount: ENOTCONN
  *     bare                                   it unmounts lazily and ends: the bare folder shows
@@ -36,8 +42,9 @@
  * it durable, `any`), name=GLOB (of the file's name, or with a slash in it of its path), nth=N (the first one that it concerns, counted
  * from the time the rule was added), count=N (how many from there on; all), p=F (chance); and of what happens: err=EIO, or with `anyway`
  * after it was done; short=F, zero=F, flip (reads; short and flip also writes), torn=F (a write does so much and says all), lost (it does
- * nothing and says all), late (so, and the next fsync of that file says err), delay=200ms, hang, vanish. F is from 0 to 1. A failed
- * fsync makes nothing durable, and later ones do not make up for it.
+ * nothing and says all), late (so, and the next fsync or close of that file says err), delay=200ms, hang, step (hang until it is its
+ * turn), vanish. F is from 0 to 1. With `buffered`, an err of a write without O_DIRECT is late. A failed fsync makes nothing durable, and
+ * later ones do not make up for it.
  */
 #define FUSE_USE_VERSION 312
 
@@ -58,6 +65,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "test/fuse/inode.h"
@@ -76,9 +84,13 @@ struct faultfs {
     uint64_t cap_bytes; /* UINT64_MAX: none; under the journal's lock, as the next two */
     bool read_only;
     bool dead; /* the power is cut */
+    bool held; /* the commands' thread has the journal's lock */
     atomic_flag ending;
+    struct statvfs statfs; /* under the journal's lock, as the next */
+    uint64_t statfs_ms;    /* when it was true; 0: never */
     /* options */
-    double attr_timeout, entry_timeout, negative_timeout;
+    double attr_timeout, entry_timeout, negative_timeout, statfs_timeout, publish_timeout;
+    int buffered;
     char *control;
     unsigned seed;
     int nojournal;
@@ -138,12 +150,94 @@ static void change_end(fuse_req_t req)
     journal_unlock(fs_of(req)->journal);
 }
 
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- room, and what is held back ---- */
+
+static uint64_t used_bytes(const struct faultfs *fs)
+{
+    char *roots[] = {fs->backing, NULL};
+    uint64_t used = 0;
+    FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
+    if (!tree)
+        return 0;
+    for (const FTSENT *entry = fts_read(tree); entry; entry = fts_read(tree))
+        if (entry->fts_info == FTS_F)
+            used += (uint64_t)entry->fts_statp->st_blocks * 512;
+    fts_close(tree);
+    return used;
+}
+
+/* How much of a write there is room for. What is written over has its room already. */
+static size_t room_for(const struct faultfs *fs, int fd, size_t len, off_t offset)
+{
+    if (fs->cap_bytes == UINT64_MAX || lseek(fd, offset, SEEK_HOLE) >= offset + (off_t)len)
+        return len;
+    uint64_t used = used_bytes(fs);
+    uint64_t left = used < fs->cap_bytes ? (fs->cap_bytes - used) / BLOCK_BYTES * BLOCK_BYTES : 0;
+    return left < len ? (size_t)left : len;
+}
+
+static ssize_t write_out(struct faultfs *fs, struct inode *inode, int fd, const uint8_t *bytes, size_t len, off_t offset)
+{
+    size_t room = room_for(fs, fd, len, offset);
+    if (room == 0 && len > 0)
+        return -ENOSPC;
+    return journal_write(fs->journal, inode, fd, bytes, room, offset);
+}
+
+/* What was held back is written. That it failed shows at the next fsync or close. Under the journal's lock. */
+static void buffer_drain(struct faultfs *fs, struct inode *inode)
+{
+    struct buffer *buffer = inode->buffer;
+    if (!buffer)
+        return;
+    inode->buffer = NULL;
+    int fd = inode_open(inode, O_RDWR);
+    ssize_t done = fd < 0 ? fd : fs->read_only ? -EROFS : write_out(fs, inode, fd, buffer->bytes, buffer->len, buffer->offset);
+    if (done < (ssize_t)buffer->len)
+        inode->late_err = done < 0 ? (int)-done : ENOSPC;
+    if (fd >= 0)
+        close(fd);
+    free(buffer);
+}
+
+/* Hold a write back, behind what it follows. Returns its length or -errno. Under the journal's lock. */
+static ssize_t buffer_add(struct faultfs *fs, struct inode *inode, const uint8_t *bytes, size_t len, off_t offset)
+{
+    struct buffer *buffer = inode->buffer;
+    if (buffer && (offset != buffer->offset + (off_t)buffer->len || buffer->len + len > BUFFER_BYTES))
+        buffer_drain(fs, inode);
+    if (!inode->buffer) {
+        inode->buffer = malloc(sizeof *inode->buffer);
+        if (!inode->buffer)
+            return -ENOMEM;
+        inode->buffer->offset = offset;
+        inode->buffer->len = 0;
+    }
+    buffer = inode->buffer;
+    memcpy(buffer->bytes + buffer->len, bytes, len);
+    buffer->len += len;
+    return (ssize_t)len;
+}
+
 /* ---- attributes and names ---- */
 
-static int attributes_of(const struct inode *inode, struct stat *out)
+static int attributes_of(struct faultfs *fs, struct inode *inode, struct stat *out)
 {
-    if (fstatat(inode->fd, "", out, AT_EMPTY_PATH) < 0)
-        return -errno;
+    journal_lock(fs->journal);
+    buffer_drain(fs, inode);
+    int err = fstatat(inode->fd, "", out, AT_EMPTY_PATH) < 0 ? -errno : 0;
+    if (!err && S_ISREG(out->st_mode))
+        out->st_size = journal_known_length(fs->journal, inode, out->st_size);
+    journal_unlock(fs->journal);
+    if (err)
+        return err;
     if (!S_ISDIR(out->st_mode))
         out->st_nlink -= inode->trashed < out->st_nlink ? inode->trashed : out->st_nlink;
     if (S_ISREG(out->st_mode))
@@ -163,11 +257,11 @@ static int find(struct faultfs *fs, const struct inode *dir, const char *name, s
     return *out ? 0 : -ENOMEM;
 }
 
-static void entry_of(const struct faultfs *fs, struct inode *inode, struct fuse_entry_param *out)
+static void entry_of(struct faultfs *fs, struct inode *inode, struct fuse_entry_param *out)
 {
     *out = (struct fuse_entry_param){.attr_timeout = fs->attr_timeout, .entry_timeout = fs->entry_timeout};
     out->ino = (fuse_ino_t)(uintptr_t)inode;
-    (void)attributes_of(inode, &out->attr);
+    (void)attributes_of(fs, inode, &out->attr);
 }
 
 /* The kernel has a reference more, if it heard of it. */
@@ -187,7 +281,9 @@ static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct verdict verdict;
     if (refused(req, OP_LOOKUP, dir, name, &verdict))
         return;
+    journal_lock(fs->journal);
     int err = find(fs, dir, name, &inode);
+    journal_unlock(fs->journal);
     struct fuse_entry_param none = {.entry_timeout = fs->negative_timeout};
     if (err == -ENOENT)
         fuse_reply_entry(req, &none);
@@ -212,10 +308,10 @@ static void do_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
     fuse_reply_none(req);
 }
 
-static void reply_attributes(fuse_req_t req, const struct inode *inode)
+static void reply_attributes(fuse_req_t req, struct inode *inode)
 {
     struct stat st;
-    int err = attributes_of(inode, &st);
+    int err = attributes_of(fs_of(req), inode, &st);
     if (err)
         fuse_reply_err(req, -err);
     else
@@ -235,6 +331,7 @@ static int set_length(struct faultfs *fs, struct inode *inode, off_t length)
     int fd = inode_open(inode, O_RDWR);
     if (fd < 0)
         return fd;
+    buffer_drain(fs, inode);
     int err = journal_truncate(fs->journal, inode, fd, length);
     close(fd);
     return err;
@@ -476,12 +573,31 @@ static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     reply(req, &verdict, err);
 }
 
+/* What was to be written later and was not is lost, and said once. */
+static int late_error(struct faultfs *fs, struct inode *inode)
+{
+    buffer_drain(fs, inode);
+    int err = -inode->late_err;
+    inode->late_err = 0;
+    return err;
+}
+
 static void do_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)fi;
+    struct faultfs *fs = fs_of(req);
+    struct inode *inode = node_of(req, ino);
     struct verdict verdict;
-    if (!refused(req, OP_FLUSH, node_of(req, ino), NULL, &verdict))
-        reply(req, &verdict, 0);
+    if (refused(req, OP_FLUSH, inode, NULL, &verdict))
+        return;
+    journal_lock(fs->journal);
+    int err = late_error(fs, inode);
+    if (err)
+        journal_sync_failed(fs->journal, inode);
+    else
+        journal_publish(fs->journal, inode);
+    journal_unlock(fs->journal);
+    reply(req, &verdict, err);
 }
 
 static void do_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -505,13 +621,26 @@ static void flip_bit(uint8_t *bytes, size_t len, uint64_t dice)
         bytes[dice % len] ^= (uint8_t)(1U << (dice >> 40) % 8);
 }
 
+/* As far as this host knows the file to go. Returns what pread() does. */
+static ssize_t read_in(struct faultfs *fs, struct inode *inode, int fd, uint8_t *bytes, size_t size, off_t offset)
+{
+    journal_lock(fs->journal);
+    buffer_drain(fs, inode);
+    off_t end = journal_known_length(fs->journal, inode, offset + (off_t)size);
+    ssize_t got = end <= offset ? 0 : pread(fd, bytes, (size_t)(end - offset), offset);
+    int err = errno;
+    journal_unlock(fs->journal);
+    errno = err;
+    return got;
+}
+
 static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, struct fuse_file_info *fi)
 {
     struct verdict verdict;
     if (refused(req, OP_READ, node_of(req, ino), NULL, &verdict))
         return;
     uint8_t *bytes = malloc(size ? size : 1);
-    ssize_t got = bytes ? pread((int)fi->fh, bytes, size, offset) : -1;
+    ssize_t got = bytes ? read_in(fs_of(req), node_of(req, ino), (int)fi->fh, bytes, size, offset) : -1;
     if (got < 0 || (verdict.err && verdict.anyway)) {
         reply(req, &verdict, got < 0 ? -errno : 0);
     } else {
@@ -523,39 +652,6 @@ static void do_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t offset, s
         fuse_reply_buf(req, (const char *)bytes, len);
     }
     free(bytes);
-}
-
-static uint64_t used_bytes(const struct faultfs *fs)
-{
-    char *roots[] = {fs->backing, NULL};
-    uint64_t used = 0;
-    FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
-    if (!tree)
-        return 0;
-    for (const FTSENT *entry = fts_read(tree); entry; entry = fts_read(tree))
-        if (entry->fts_info == FTS_F)
-            used += (uint64_t)entry->fts_statp->st_blocks * 512;
-    fts_close(tree);
-    return used;
-}
-
-/* How much of a write there is room for. What is written over has its room already. */
-static size_t room_for(const struct faultfs *fs, int fd, size_t len, off_t offset)
-{
-    if (fs->cap_bytes == UINT64_MAX || lseek(fd, offset, SEEK_HOLE) >= offset + (off_t)len)
-        return len;
-    uint64_t used = used_bytes(fs);
-    uint64_t left = used < fs->cap_bytes ? (fs->cap_bytes - used) / BLOCK_BYTES * BLOCK_BYTES : 0;
-    return left < len ? (size_t)left : len;
-}
-
-static ssize_t write_out(fuse_req_t req, struct inode *inode, int fd, const char *bytes, size_t len, off_t offset)
-{
-    struct faultfs *fs = fs_of(req);
-    size_t room = room_for(fs, fd, len, offset);
-    if (room == 0 && len > 0)
-        return -ENOSPC;
-    return journal_write(fs->journal, inode, fd, bytes, room, offset);
 }
 
 static void reply_write(fuse_req_t req, const struct verdict *verdict, ssize_t done, size_t asked)
@@ -576,19 +672,38 @@ static char *flipped_copy(const char *bytes, size_t len, uint64_t dice)
     return copy;
 }
 
+/* What a buffer takes cannot fail yet. */
+static void write_asked(fuse_req_t req, const struct inode *inode, bool buffered, struct verdict *verdict)
+{
+    char path[INODE_PATH_BYTES];
+    inode_path(&fs_of(req)->inodes, inode, NULL, path);
+    rules_ask(fs_of(req)->rules, OP_WRITE, path, verdict);
+    verdict->late |= buffered && verdict->err;
+}
+
 static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t size, off_t offset, struct fuse_file_info *fi)
 {
+    struct faultfs *fs = fs_of(req);
     struct inode *inode = node_of(req, ino);
     struct verdict verdict;
-    if (refused(req, OP_WRITE, inode, NULL, &verdict) || !change_begin(req))
+    bool buffered = fs->buffered && !(fi->flags & O_DIRECT);
+    write_asked(req, inode, buffered, &verdict);
+    if (verdict.err && !verdict.anyway && !verdict.late) {
+        fuse_reply_err(req, verdict.err);
+        return;
+    }
+    if (!change_begin(req))
         return;
     char *copy = verdict.flip ? flipped_copy(bytes, size, verdict.dice) : NULL;
+    const uint8_t *from = (const uint8_t *)(copy ? copy : bytes);
     size_t len = share(share(size, verdict.part), verdict.torn);
     ssize_t done = (ssize_t)size;
+    if (!buffered)
+        buffer_drain(fs, inode);
     if (verdict.late)
         inode->late_err = verdict.err ? verdict.err : EIO;
     else if (!verdict.lost)
-        done = write_out(req, inode, (int)fi->fh, copy ? copy : bytes, len, offset);
+        done = buffered ? buffer_add(fs, inode, from, len, offset) : write_out(fs, inode, (int)fi->fh, from, len, offset);
     change_end(req);
     if (verdict.late)
         verdict.err = 0;
@@ -599,7 +714,6 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *bytes, size_t s
 /* An fsync that fails has made nothing durable, and the next one does not make up for it. */
 static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
-    (void)datasync;
     (void)fi;
     struct faultfs *fs = fs_of(req);
     struct inode *inode = node_of(req, ino);
@@ -608,14 +722,17 @@ static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_f
     inode_path(&fs->inodes, inode, NULL, path);
     rules_ask(fs->rules, OP_FSYNC, path, &verdict);
     journal_lock(fs->journal);
-    int err = fs->dead ? -ENOTCONN : -inode->late_err;
-    inode->late_err = 0;
+    int err = late_error(fs, inode);
+    if (fs->dead)
+        err = -ENOTCONN;
     if (verdict.err && !verdict.anyway)
         err = -verdict.err;
     if (err)
         journal_sync_failed(fs->journal, inode);
     else
-        journal_sync(fs->journal, inode);
+        journal_sync(fs->journal, inode, datasync);
+    if (!err && !datasync)
+        journal_publish(fs->journal, inode);
     journal_unlock(fs->journal);
     reply(req, &verdict, err);
 }
@@ -670,7 +787,9 @@ static void do_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     if (refused(req, OP_OPENDIR, node_of(req, ino), NULL, &verdict))
         return;
     struct listing *listing = calloc(1, sizeof *listing);
+    journal_lock(fs_of(req)->journal);
     int err = listing ? listing_load(node_of(req, ino), listing) : -ENOMEM;
+    journal_unlock(fs_of(req)->journal);
     fi->fh = (uint64_t)(uintptr_t)listing;
     if (err)
         fuse_reply_err(req, -err);
@@ -719,26 +838,37 @@ static void do_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fus
     reply(req, &verdict, err);
 }
 
+/* Under the journal's lock. */
+static int room_look(struct faultfs *fs)
+{
+    struct statvfs *st = &fs->statfs;
+    if (statvfs(fs->backing, st) < 0)
+        return -errno;
+    fs->statfs_ms = now_ms();
+    if (fs->cap_bytes != UINT64_MAX) {
+        uint64_t used = used_bytes(fs);
+        st->f_bsize = st->f_frsize = BLOCK_BYTES;
+        st->f_blocks = fs->cap_bytes / BLOCK_BYTES;
+        st->f_bfree = st->f_bavail = used < fs->cap_bytes ? (fs->cap_bytes - used) / BLOCK_BYTES : 0;
+    }
+    return 0;
+}
+
 static void do_statfs(fuse_req_t req, fuse_ino_t ino)
 {
     struct faultfs *fs = fs_of(req);
     struct verdict verdict;
-    struct statvfs st;
     if (refused(req, OP_STATFS, node_of(req, ino), NULL, &verdict))
         return;
-    if (statvfs(fs->backing, &st) < 0) {
-        fuse_reply_err(req, errno);
-        return;
-    }
     journal_lock(fs->journal);
-    if (fs->cap_bytes != UINT64_MAX) {
-        uint64_t used = used_bytes(fs);
-        st.f_bsize = st.f_frsize = BLOCK_BYTES;
-        st.f_blocks = fs->cap_bytes / BLOCK_BYTES;
-        st.f_bfree = st.f_bavail = used < fs->cap_bytes ? (fs->cap_bytes - used) / BLOCK_BYTES : 0;
-    }
+    bool fresh = fs->statfs_ms && (double)(now_ms() - fs->statfs_ms) < fs->statfs_timeout * 1000;
+    int err = fresh ? 0 : room_look(fs);
+    struct statvfs st = fs->statfs;
     journal_unlock(fs->journal);
-    fuse_reply_statfs(req, &st);
+    if (err)
+        fuse_reply_err(req, -err);
+    else
+        fuse_reply_statfs(req, &st);
 }
 
 static void do_init(void *arg, struct fuse_conn_info *conn)
@@ -786,7 +916,10 @@ static void end(struct faultfs *fs)
     while (atomic_flag_test_and_set(&fs->ending))
         pause();
     fuse_session_unmount(fs->session);
-    journal_lock(fs->journal);
+    if (fs->held)
+        journal_resume(fs->journal);
+    else
+        journal_lock(fs->journal);
     journal_fini(fs->journal);
     _exit(0);
 }
@@ -838,6 +971,12 @@ static void command_release(struct faultfs *fs, char *args, FILE *out)
     fprintf(out, "ok");
 }
 
+static void command_next(struct faultfs *fs, char *args, FILE *out)
+{
+    (void)args;
+    fprintf(out, rules_next(fs->rules) ? "ok" : "error nothing waits");
+}
+
 static void command_counters(struct faultfs *fs, char *args, FILE *out)
 {
     (void)args;
@@ -861,6 +1000,7 @@ static void command_cap(struct faultfs *fs, char *args, FILE *out)
     }
     journal_lock(fs->journal);
     fs->cap_bytes = bytes;
+    fs->statfs_ms = 0;
     journal_unlock(fs->journal);
     fprintf(out, "ok");
 }
@@ -915,7 +1055,7 @@ static void command_settle(struct faultfs *fs, char *args, FILE *out)
     fprintf(out, "ok");
 }
 
-static void command_powercut(struct faultfs *fs, char *args, FILE *out)
+static struct power_cut parse_cut(char *args)
 {
     struct power_cut cut = {.keep = 0.5};
     char *rest;
@@ -927,6 +1067,35 @@ static void command_powercut(struct faultfs *fs, char *args, FILE *out)
         else if (strcmp(word, "names=any") == 0)
             cut.any_names = true;
     }
+    return cut;
+}
+
+static void command_hold(struct faultfs *fs, char *args, FILE *out)
+{
+    struct power_cut cut = parse_cut(args);
+    journal_lock(fs->journal);
+    fs->held = true;
+    if (cut.keep < 1)
+        journal_power_cut(fs->journal, &cut);
+    fprintf(out, "ok lost=%zu kept=%zu", cut.lost, cut.kept);
+}
+
+static void command_resume(struct faultfs *fs, char *args, FILE *out)
+{
+    (void)args;
+    if (!fs->held) {
+        fprintf(out, "error nothing is held");
+        return;
+    }
+    journal_resume(fs->journal);
+    fs->held = false;
+    journal_unlock(fs->journal);
+    fprintf(out, "ok");
+}
+
+static void command_powercut(struct faultfs *fs, char *args, FILE *out)
+{
+    struct power_cut cut = parse_cut(args);
     journal_lock(fs->journal);
     fs->dead = true;
     journal_power_cut(fs->journal, &cut);
@@ -954,10 +1123,11 @@ static const struct {
     const char *name;
     command_fn fn;
 } commands[] = {
-    {"add", command_add},         {"rule", command_rule},         {"del", command_del},       {"clear", command_clear},
-    {"release", command_release}, {"counters", command_counters}, {"reset", command_reset},   {"cap", command_cap},
-    {"erofs", command_erofs},     {"gone", command_gone},         {"reap", command_reap},     {"journal", command_journal},
-    {"settle", command_settle},   {"powercut", command_powercut}, {"vanish", command_vanish}, {"bare", command_bare},
+    {"add", command_add},           {"rule", command_rule},         {"del", command_del},       {"clear", command_clear},
+    {"release", command_release},   {"counters", command_counters}, {"reset", command_reset},   {"cap", command_cap},
+    {"erofs", command_erofs},       {"gone", command_gone},         {"reap", command_reap},     {"journal", command_journal},
+    {"settle", command_settle},     {"hold", command_hold},         {"resume", command_resume}, {"next", command_next},
+    {"powercut", command_powercut}, {"vanish", command_vanish},     {"bare", command_bare},
 };
 
 static void obey(struct faultfs *fs, char *line, FILE *out)
@@ -965,6 +1135,10 @@ static void obey(struct faultfs *fs, char *line, FILE *out)
     char *args = strchrnul(line, ' ');
     if (*args)
         *args++ = '\0';
+    if (fs->held && strcmp(line, "resume") != 0) {
+        fprintf(out, "error all is held: resume comes first");
+        return;
+    }
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
         if (strcmp(line, commands[i].name) == 0) {
             commands[i].fn(fs, args, out);
@@ -1023,6 +1197,7 @@ static void *reap_now_and_then(void *arg)
         usleep(20 * 1000);
         journal_lock(fs->journal);
         (void)journal_reap(fs->journal, false);
+        journal_publish_due(fs->journal);
         journal_unlock(fs->journal);
     }
     return NULL;
@@ -1056,6 +1231,9 @@ static const struct fuse_opt options[] = {
     OPTION("attr_timeout=%lf", attr_timeout),
     OPTION("entry_timeout=%lf", entry_timeout),
     OPTION("negative_timeout=%lf", negative_timeout),
+    OPTION("statfs_timeout=%lf", statfs_timeout),
+    OPTION("publish_timeout=%lf", publish_timeout),
+    OPTION("buffered", buffered),
     OPTION("control=%s", control),
     OPTION("seed=%u", seed),
     OPTION("nojournal", nojournal),
@@ -1149,8 +1327,13 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: faultfs [-o OPTION,...] BACKING MOUNTPOINT\n");
         return 2;
     }
-    static struct faultfs fs = {
-        .ending = ATOMIC_FLAG_INIT, .cap_bytes = UINT64_MAX, .attr_timeout = 30, .entry_timeout = 30, .negative_timeout = 5};
+    static struct faultfs fs = {.ending = ATOMIC_FLAG_INIT,
+                                .cap_bytes = UINT64_MAX,
+                                .attr_timeout = 30,
+                                .entry_timeout = 30,
+                                .negative_timeout = 5,
+                                .statfs_timeout = 5,
+                                .publish_timeout = 30};
     struct fuse_args args = FUSE_ARGS_INIT(argc - 1, argv);
     int spare_fd;
     inodes_init(&fs.inodes);
@@ -1163,6 +1346,8 @@ int main(int argc, char **argv)
     }
     fs.rules = rules_new(fs.seed);
     fs.journal = journal_new(&fs.inodes, spare_fd, fs.nojournal);
+    if (fs.journal)
+        journal_set_publish(fs.journal, (unsigned)(fs.publish_timeout * 1000));
     if (!fs.rules || !fs.journal || session_open(&fs, &args, argv[argc - 1]))
         return 1;
     int rc = session_run(&fs);

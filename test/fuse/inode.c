@@ -92,6 +92,7 @@ void inode_unref(struct inodes *inodes, struct inode *inode, uint64_t refs)
         return;
     close(inode->fd);
     free(inode->path);
+    free(inode->buffer);
     free(inode);
 }
 

@@ -22,7 +22,18 @@ struct inode {
     uint64_t refs;
     char *path;       /* the last name it was known by, from the root; under the table's lock */
     unsigned trashed; /* links of it that are in the spare folder; under the journal's lock */
-    int late_err;     /* what the next fsync is to say; under the journal's lock */
+    int late_err;     /* what the next fsync or close is to say; under the journal's lock, as the next three */
+    struct buffer *buffer;
+    bool unpublished; /* its length has grown, and other hosts do not know */
+    uint64_t publish_ms;
+};
+
+/* Bytes that were acknowledged and are not in the backing yet. */
+enum { BUFFER_BYTES = 1 << 20 };
+struct buffer {
+    off_t offset;
+    size_t len;
+    uint8_t bytes[BUFFER_BYTES];
 };
 
 struct inodes {

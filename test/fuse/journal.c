@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -51,6 +52,14 @@ struct journal {
     struct list gone;
     enum gone_mode gone_mode;
     unsigned gone_delay_ms;
+    unsigned publish_ms;
+    struct list unpublished;
+};
+
+/* A file whose length others do not know. */
+struct unpublished {
+    struct list link;
+    struct inode *inode;
 };
 
 struct journal *journal_new(struct inodes *inodes, int spare_fd, bool off)
@@ -64,6 +73,8 @@ struct journal *journal_new(struct inodes *inodes, int spare_fd, bool off)
     journal->off = off;
     list_init(&journal->records);
     list_init(&journal->gone);
+    list_init(&journal->unpublished);
+    journal->publish_ms = 30000;
     return journal;
 }
 
@@ -141,6 +152,8 @@ static void spare_drop(struct journal *journal, unsigned number, struct inode *i
 
 void journal_fini(struct journal *journal)
 {
+    while (!list_empty(&journal->unpublished))
+        journal_publish(journal, CONTAINER_OF(journal->unpublished.next, struct unpublished, link)->inode);
     char own[SPARE_NAME_BYTES];
     int own_len = snprintf(own, sizeof own, "%d-", (int)getpid());
     DIR *dir = fdopendir(dup(journal->spare_fd));
@@ -245,10 +258,97 @@ static size_t clip(off_t offset, size_t len, off_t end)
     return end - offset < (off_t)len ? (size_t)(end - offset) : len;
 }
 
+/* ---- lengths that other mounts see ---- */
+
+static void length_name(char out[SPARE_NAME_BYTES], const struct inode *inode)
+{
+    (void)snprintf(out, SPARE_NAME_BYTES, "length-%llu", (unsigned long long)inode->ino);
+}
+
+static void unpublish(struct journal *journal, struct inode *inode, off_t length)
+{
+    char name[SPARE_NAME_BYTES], text[64];
+    if (inode->unpublished)
+        return;
+    struct unpublished *item = calloc(1, sizeof *item);
+    length_name(name, inode);
+    int fd = openat(journal->spare_fd, name, O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+    if (!item || fd < 0) {
+        perror("faultfs: spare folder");
+        abort();
+    }
+    int text_len = snprintf(text, sizeof text, "%d %lld", (int)getpid(), (long long)length);
+    (void)!write(fd, text, (size_t)text_len);
+    close(fd);
+    item->inode = inode;
+    inode_ref(journal->inodes, inode);
+    list_push_back(&journal->unpublished, &item->link);
+    inode->unpublished = true;
+    inode->publish_ms = now_ms() + journal->publish_ms;
+}
+
+void journal_publish(struct journal *journal, struct inode *inode)
+{
+    char name[SPARE_NAME_BYTES];
+    if (!inode->unpublished)
+        return;
+    inode->unpublished = false;
+    length_name(name, inode);
+    (void)unlinkat(journal->spare_fd, name, 0);
+    struct list *next;
+    for (struct list *at = journal->unpublished.next; at != &journal->unpublished; at = next) {
+        struct unpublished *item = CONTAINER_OF(at, struct unpublished, link);
+        next = at->next;
+        if (item->inode != inode)
+            continue;
+        list_remove(&item->link);
+        free(item);
+        inode_unref(journal->inodes, inode, 1);
+        return;
+    }
+}
+
+void journal_set_publish(struct journal *journal, unsigned publish_ms)
+{
+    journal->publish_ms = publish_ms;
+}
+
+void journal_publish_due(struct journal *journal)
+{
+    uint64_t now = now_ms();
+    while (!list_empty(&journal->unpublished)) {
+        struct inode *inode = CONTAINER_OF(journal->unpublished.next, struct unpublished, link)->inode;
+        if (inode->publish_ms > now)
+            return;
+        journal_publish(journal, inode);
+    }
+}
+
+/* What a mount that has died left unpublished counts as published. */
+off_t journal_known_length(const struct journal *journal, const struct inode *inode, off_t length)
+{
+    char name[SPARE_NAME_BYTES], text[64] = "";
+    long long known;
+    int pid;
+    length_name(name, inode);
+    int fd = openat(journal->spare_fd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return length;
+    bool whole = read(fd, text, sizeof text - 1) > 0 && sscanf(text, "%d %lld", &pid, &known) == 2;
+    close(fd);
+    if (!whole || pid == (int)getpid() || (kill(pid, 0) < 0 && errno == ESRCH))
+        return length;
+    return known < length ? known : length;
+}
+
+/* ---- changes of bytes, made ---- */
+
 ssize_t journal_write(struct journal *journal, struct inode *inode, int fd, const void *buf, size_t len, off_t offset)
 {
     off_t old_length = length_of(fd);
     uint8_t *old = journal->off ? NULL : bytes_of(fd, offset, clip(offset, len, old_length));
+    if (offset + (off_t)len > old_length)
+        unpublish(journal, inode, old_length);
     ssize_t done = pwrite(fd, buf, len, offset);
     int err = errno;
     struct record *record = done > 0 ? record_add(journal, KIND_WRITE, inode) : NULL;
@@ -268,6 +368,8 @@ int journal_truncate(struct journal *journal, struct inode *inode, int fd, off_t
     off_t old_length = length_of(fd);
     uint8_t *old = len < old_length && !journal->off ? bytes_of(fd, len, (size_t)(old_length - len)) : NULL;
     int err = ftruncate(fd, len) < 0 ? -errno : 0;
+    if (!err)
+        journal_publish(journal, inode);
     struct record *record = err ? NULL : record_add(journal, KIND_LENGTH, inode);
     if (!record) {
         free(old);
@@ -460,33 +562,67 @@ static void name_undo(struct journal *journal, struct record *record)
     }
 }
 
+static bool unlink_redo(struct journal *journal, struct record *record)
+{
+    struct gone *gone = gone_find(journal, record->spare);
+    if (spare_take(journal, record->dir->fd, record->name, &record->spare) < 0)
+        return false;
+    record->inode->trashed++;
+    if (gone)
+        gone->spare = record->spare;
+    return true;
+}
+
+static bool rename_redo(struct journal *journal, struct record *record)
+{
+    if (record->replaced && spare_link(journal, record->to_dir->fd, record->to_name, &record->spare) == 0)
+        record->replaced->trashed++;
+    return renameat(record->dir->fd, record->name, record->to_dir->fd, record->to_name) == 0;
+}
+
 static bool name_redo(struct journal *journal, struct record *record)
 {
-    unsigned spare = 0;
-    if (record->kind == KIND_NAMED)
-        return spare_give_back(journal, record->spare, record->dir->fd, record->name);
-    if (!is_at(record->inode, record->dir, record->name))
-        return false;
-    if (record->kind == KIND_UNLINKED)
-        return spare_take(journal, record->dir->fd, record->name, &spare) == 0;
-    return renameat(record->dir->fd, record->name, record->to_dir->fd, record->to_name) == 0;
+    bool done;
+    if (record->kind == KIND_NAMED) {
+        done = spare_give_back(journal, record->spare, record->dir->fd, record->name);
+        if (done)
+            record->spare = 0;
+    } else if (!is_at(record->inode, record->dir, record->name)) {
+        done = false;
+    } else {
+        done = record->kind == KIND_UNLINKED ? unlink_redo(journal, record) : rename_redo(journal, record);
+    }
+    record->undone = !done;
+    return done;
 }
 
 /* ---- what is durable ---- */
 
-void journal_sync(struct journal *journal, struct inode *inode)
+/* Does it change the length, or lie beyond the one that was synced last? `durable_length` is negative until one is found that does. */
+static bool needs_length(const struct record *record, off_t *durable_length)
+{
+    off_t end = record->kind == KIND_LENGTH ? record->new_length : record->offset + (off_t)record->len;
+    bool changes = record->kind == KIND_LENGTH ? end != record->old_length : end > record->old_length;
+    if (changes && *durable_length < 0)
+        *durable_length = record->old_length;
+    return changes || (*durable_length >= 0 && end > *durable_length);
+}
+
+void journal_sync(struct journal *journal, struct inode *inode, bool data_only)
 {
     bool doubt = false;
+    off_t durable_length = -1;
     struct list *next;
     for (struct list *at = journal->records.next; at != &journal->records; at = next) {
         struct record *record = CONTAINER_OF(at, struct record, link);
         next = at->next;
         if (record->inode != inode || is_name(record))
             continue;
-        doubt |= record->doomed;
+        bool left = record->doomed || (data_only && !record->durable && needs_length(record, &durable_length));
+        doubt |= left;
         if (!doubt)
             record_drop(journal, record);
-        else if (!record->doomed)
+        else if (!left)
             record->durable = true;
     }
 }
@@ -516,7 +652,7 @@ static void forget_bytes(struct journal *journal, const struct record *unlinked)
     struct stat st;
     struct inode *inode = unlinked->inode;
     if (fstat(inode->fd, &st) == 0 && st.st_nlink == inode->trashed)
-        journal_sync(journal, inode);
+        journal_sync(journal, inode, false);
 }
 
 void journal_sync_dir(struct journal *journal, struct inode *dir)
@@ -596,6 +732,34 @@ void journal_power_cut(struct journal *journal, struct power_cut *cut)
         }
         cut->kept += done;
         cut->lost += !done;
+    }
+}
+
+/* Lengths that were not published die with their host, or are what they are. */
+static void bytes_resume(struct record *record)
+{
+    struct power_cut all = {.keep = 1};
+    uint64_t dice = 0;
+    if (record->kind == KIND_LENGTH)
+        length_set(record, record->new_length);
+    else
+        (void)write_redo(record, &all, &dice);
+    free(record->fresh);
+    record->fresh = NULL;
+    record->undone = false;
+}
+
+/* In order, whether the part that was done again had it or not: the end is the same. */
+void journal_resume(struct journal *journal)
+{
+    for (struct list *at = journal->records.next; at != &journal->records; at = at->next) {
+        struct record *record = CONTAINER_OF(at, struct record, link);
+        if (!record->undone)
+            continue;
+        if (is_name(record))
+            (void)name_redo(journal, record);
+        else
+            bytes_resume(record);
     }
 }
 

@@ -5,7 +5,10 @@
  * blocks; of names and lengths the first few, in order, as file systems with a log keep them, or any. After a failed fsync the bytes that
  * it was to make durable stay in doubt for ever, as Linux has it.
  *
+ * An fdatasync makes bytes durable, but not a length: what was written beyond the last length that was synced stays in doubt.
+ *
  * Unlinked files go to the spare folder, beside the backing, until they cannot come back; and for as long as late deletion wants them.
+ * There, too, the lengths are kept that other mounts of the backing are to see of files that grow.
  *
  * Thread:  between journal_lock() and journal_unlock(), all but journal_new().
  */
@@ -40,8 +43,8 @@ int journal_rename(struct journal *journal, struct inode *dir, const char *name,
 /* Remember a name that was made just now: a file, a folder, a link. */
 void journal_named(struct journal *journal, struct inode *dir, const char *name, struct inode *inode);
 
-/* What is durable from now on. */
-void journal_sync(struct journal *journal, struct inode *inode);
+/* What is durable from now on; with `data_only` as an fdatasync does it. */
+void journal_sync(struct journal *journal, struct inode *inode, bool data_only);
 void journal_sync_failed(struct journal *journal, struct inode *inode);
 void journal_sync_dir(struct journal *journal, struct inode *dir);
 void journal_sync_all(struct journal *journal);
@@ -54,6 +57,15 @@ struct power_cut {
     size_t lost, kept;
 };
 void journal_power_cut(struct journal *journal, struct power_cut *cut);
+/* As if there had been none. The lock must have been held in between. */
+void journal_resume(struct journal *journal);
+
+/* Other mounts see the length that `inode` had before it grew by writing, until it is published: by this, or `publish_ms` later. */
+void journal_publish(struct journal *journal, struct inode *inode);
+void journal_set_publish(struct journal *journal, unsigned publish_ms);
+void journal_publish_due(struct journal *journal);
+/* What another mount has not published yet is cut off `length`. */
+off_t journal_known_length(const struct journal *journal, const struct inode *inode, off_t length);
 
 /* From now on the bytes of unlinked files go `delay_ms` later (0: at journal_reap()) even where they are open: to zeros, or the file
  * ends early. */

@@ -40,7 +40,7 @@ struct rule {
     uint64_t count; /* how many from there on */
     double p;
     unsigned delay_ms;
-    bool hang, vanish;
+    bool hang, step, vanish;
     struct verdict verdict;
     uint64_t seen, fired;
 };
@@ -48,8 +48,9 @@ struct rule {
 struct rules {
     pthread_mutex_t lock;
     pthread_cond_t released;
-    uint64_t epoch; /* grows with each release */
-    uint64_t hung;  /* threads that wait for one */
+    uint64_t epoch;             /* grows with each release */
+    uint64_t hung;              /* threads that wait for one */
+    uint64_t stepping, stepped; /* threads that have waited for rules_next() or do, and those that need not any more */
     uint64_t counters[OP_COUNT];
     uint64_t dice;
     unsigned last_id;
@@ -178,6 +179,8 @@ static bool *flag_of(struct rule *rule, const char *word)
     struct verdict *verdict = &rule->verdict;
     if (strcmp(word, "hang") == 0)
         return &rule->hang;
+    if (strcmp(word, "step") == 0)
+        return &rule->step;
     if (strcmp(word, "vanish") == 0)
         return &rule->vanish;
     if (strcmp(word, "flip") == 0)
@@ -296,10 +299,30 @@ static void hang(struct rules *rules)
     rules->hung--;
 }
 
+/* Likewise; in the order in which they came. */
+static void step(struct rules *rules)
+{
+    uint64_t epoch = rules->epoch, number = rules->stepping++;
+    rules->hung++;
+    while (rules->epoch == epoch && rules->stepped <= number)
+        pthread_cond_wait(&rules->released, &rules->lock);
+    rules->hung--;
+}
+
+bool rules_next(struct rules *rules)
+{
+    pthread_mutex_lock(&rules->lock);
+    bool waits = rules->stepped < rules->stepping;
+    rules->stepped += waits;
+    pthread_cond_broadcast(&rules->released);
+    pthread_mutex_unlock(&rules->lock);
+    return waits;
+}
+
 void rules_ask(struct rules *rules, enum op op, const char *path, struct verdict *out)
 {
     unsigned delay_ms = 0;
-    bool hangs = false;
+    bool hangs = false, steps = false;
     *out = (struct verdict){.part = -1, .torn = -1, .zero = -1};
     pthread_mutex_lock(&rules->lock);
     rules->counters[op]++;
@@ -312,8 +335,11 @@ void rules_ask(struct rules *rules, enum op op, const char *path, struct verdict
         verdict_merge(out, &rule->verdict);
         delay_ms += rule->delay_ms;
         hangs |= rule->hang;
+        steps |= rule->step;
     }
     out->dice = dice_roll(&rules->dice);
+    if (steps)
+        step(rules);
     if (hangs)
         hang(rules);
     pthread_mutex_unlock(&rules->lock);
@@ -347,10 +373,11 @@ void rules_release(struct rules *rules)
     pthread_mutex_lock(&rules->lock);
     unsigned kept = 0;
     for (unsigned i = 0; i < rules->used; i++)
-        if (!rules->at[i].hang)
+        if (!rules->at[i].hang && !rules->at[i].step)
             rules->at[kept++] = rules->at[i];
     rules->used = kept;
     rules->epoch++;
+    rules->stepped = rules->stepping;
     pthread_cond_broadcast(&rules->released);
     pthread_mutex_unlock(&rules->lock);
 }

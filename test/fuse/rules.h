@@ -54,7 +54,8 @@ struct rules;
 struct rules *rules_new(uint64_t seed);
 
 /* Count one operation on `path` (from the root, without a leading slash) and say what is to happen to it. Returns after the delay that the
- * rules ask for; where they ask to hang, after rules_release(); where they ask for the process to vanish, never. */
+ * rules ask for; where they ask to hang or to step, after rules_release() or rules_next(); where they ask for the process to vanish, never.
+ */
 void rules_ask(struct rules *rules, enum op op, const char *path, struct verdict *out);
 
 /* Add a rule. Returns its id (above 0), or 0 with a sentence in `why`. */
@@ -64,6 +65,8 @@ bool rules_remove(struct rules *rules, unsigned id);
 void rules_clear(struct rules *rules);
 /* Drop the rules that hang, and let go of what hangs. */
 void rules_release(struct rules *rules);
+/* Let the operation go on that has waited longest for this. Returns false when none does. */
+bool rules_next(struct rules *rules);
 
 /* "seen=12 fired=1". Returns false when there is no such rule. */
 bool rules_show(struct rules *rules, unsigned id, FILE *out);

@@ -157,6 +157,18 @@ class FaultFs:
     def release(self):
         self.command("release")
 
+    def next(self):
+        self.command("next")
+
+    @contextlib.contextmanager
+    def held(self, seed=0, keep=0.0):
+        """As long as it lasts nothing moves, and the backing is as a power cut would leave it now; with keep=1, as a kill would."""
+        self.command(f"hold seed={seed} keep={keep}")
+        try:
+            yield self.backing
+        finally:
+            self.command("resume")
+
     def counters(self):
         return self.command("counters")
 

@@ -166,6 +166,50 @@ def test_locks_hold_within_one_mount_alone(fs):
         fcntl.flock(far, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def test_a_length_is_published_by_fsync_close_and_truncate_alone(fs):
+    other = fs.second(attr_timeout=0, entry_timeout=0)
+
+    def seen():
+        return (other.point / "f").stat().st_size
+
+    with open_file(fs.point / "f") as file, open_file(other.point / "f", os.O_RDWR | os.O_DIRECT) as far:
+        os.pwrite(file.fileno(), b"x" * 5_000, 0)
+        assert os.fstat(file.fileno()).st_size == 5_000 and seen() == 0
+        os.fdatasync(file.fileno())
+        assert seen() == 0 and os.pread(far.fileno(), 100, 0) == b"", "bytes beyond the length that it knows are not there"
+        os.fsync(file.fileno())
+        assert seen() == 5_000 and os.pread(far.fileno(), 9_000, 0) == b"x" * 5_000
+        os.pwrite(file.fileno(), b"y" * 5_000, 5_000)
+        os.pwrite(file.fileno(), b"y", 0)
+        assert seen() == 5_000 and os.pread(far.fileno(), 9_000, 0) == b"y" + b"x" * 4_999
+        os.ftruncate(file.fileno(), 20_000)
+        assert seen() == 20_000, "the final length, set when the file is made, is known at once"
+        os.pwrite(file.fileno(), b"z", 25_000)
+        assert seen() == 20_000
+    assert seen() == 25_001, "closed"
+
+
+def test_a_length_is_published_by_itself_later(stack, folder):
+    fs = stack.enter_context(FaultFs(folder, publish_timeout=0.05))
+    other = fs.second(attr_timeout=0, entry_timeout=0)
+    with open_file(fs.point / "f") as file:
+        os.write(file.fileno(), b"x" * 100)
+        wait_until(lambda: (other.point / "f").stat().st_size == 100, "the length")
+
+
+def test_statfs_is_what_was_5_seconds_ago(fs, stack, folder):
+    fs.command("cap 10m")
+    prompt = stack.enter_context(FaultFs(folder / "prompt", statfs_timeout=0))
+    prompt.command("cap 10m")
+    free = []
+    for one in (fs, prompt):
+        free.append(os.statvfs(one.point).f_bavail)
+        with open_file(one.point / "f") as file:
+            os.write(file.fileno(), bytes(range(256)) * 16 * KIB)
+        free.append(os.statvfs(one.point).f_bavail)
+    assert free[0] == free[1] == free[2] == 2560 and free[3] == 2560 - 1024
+
+
 @pytest.mark.parametrize("how, seen", [("zero", bytes(10_000)), ("short", b"x" * 5_000)])
 def test_late_deletion(fs, how, seen):
     other = fs.second()
@@ -380,6 +424,77 @@ def test_a_mount_that_vanishes(fs):
         os.open(fs.point / "f", os.O_RDONLY)
 
 
+@pytest.fixture
+def buffered(stack, folder):
+    return stack.enter_context(FaultFs(folder, buffered=True))
+
+
+def test_a_buffered_write_is_acknowledged_before_it_is_made(buffered):
+    with open_file(buffered.point / "f") as file:
+        for number in range(3):
+            assert os.pwrite(file.fileno(), b"%d" % number * 1000, number * 1000) == 1000
+        assert (buffered.backing / "f").stat().st_size == 0
+        assert os.fstat(file.fileno()).st_size == 3000, "this host knows"
+        assert os.pwrite(file.fileno(), b"3" * 1000, 3000) == 1000
+        os.fsync(file.fileno())
+        assert (buffered.backing / "f").stat().st_size == 4000
+        os.pwrite(file.fileno(), b"a", 0)
+        os.pwrite(file.fileno(), b"b", 2000)
+        assert (buffered.backing / "f").read_bytes()[::2000] == b"a2", "what follows nothing drives out what was held back"
+    assert (buffered.backing / "f").read_bytes()[::2000] == b"ab", "closed"
+    with open_file(buffered.point / "f", os.O_RDWR | os.O_DIRECT) as file:
+        os.pwrite(file.fileno(), b"c", 0)
+        assert (buffered.backing / "f").read_bytes()[:1] == b"c", "O_DIRECT goes through"
+
+
+@pytest.mark.parametrize("at", ["fsync", "close"])
+@pytest.mark.parametrize("fault", ["add op=write err=EIO count=1", "cap 4k", "erofs on"])
+def test_a_buffered_write_fails_at_fsync_or_close(buffered, fault, at):
+    number = {"add": errno.EIO, "cap": errno.ENOSPC, "erofs": errno.EROFS}[fault.split()[0]]
+    fd = os.open(buffered.point / "f", os.O_RDWR | os.O_CREAT, 0o600)
+    if fault.startswith("erofs"):
+        assert os.write(fd, b"x" * 10_000) == 10_000
+        buffered.command(fault)
+    else:
+        buffered.command(fault)
+        assert os.write(fd, b"x" * 10_000) == 10_000
+    if at == "fsync":
+        with fails(number):
+            os.fsync(fd)
+        os.close(fd)
+    else:
+        with fails(number):
+            os.close(fd)
+    assert (buffered.backing / "f").stat().st_size < 10_000
+
+
+def test_what_is_buffered_goes_with_the_mount(buffered):
+    with open_file(buffered.point / "f") as file:
+        os.write(file.fileno(), b"x" * 1000)
+        os.fsync(file.fileno())
+        os.write(file.fileno(), b"y" * 1000)
+        buffered.vanish()
+    assert (buffered.backing / "f").read_bytes() == b"x" * 1000
+    buffered.remount()
+    assert (buffered.point / "f").read_bytes() == b"x" * 1000, "and it returns"
+
+
+def test_one_operation_after_the_other(fs):
+    with open_file(fs.point / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT) as file:
+        fs.add("op=write step")
+        ends = []
+        threads = [threading.Thread(target=lambda at=at: ends.append(os.pwrite(file.fileno(), b"x", at)), daemon=True) for at in range(3)]
+        for thread in threads:
+            thread.start()
+        for done in range(3):
+            fs.await_hung()
+            assert len(ends) == done
+            fs.next()
+            wait_until(lambda: len(ends) == done + 1, "the write")
+        with pytest.raises(faultfs.FaultFsError):
+            fs.next()
+
+
 # ---- (a) the power cut ----
 
 
@@ -467,6 +582,59 @@ def test_a_power_cut_takes_a_part_by_seed(stack, folder):
             seen.append((len(names), [data[at] == ord("x") for at in range(0, len(data), 4096)]))
     assert seen[0] == seen[1]
     assert len({count for count, _ in seen}) > 2 and any(0 < sum(blocks) < 16 for _, blocks in seen)
+
+
+def test_fdatasync_makes_no_length_durable(fs):
+    with open_file(fs.point / "f") as file:
+        os.pwrite(file.fileno(), b"a" * 8192, 0)
+        os.fsync(file.fileno())
+        sync_folder(fs.point)
+        os.pwrite(file.fileno(), b"b" * 4096, 0)
+        os.pwrite(file.fileno(), b"c" * 4096, 8192)
+        os.pwrite(file.fileno(), b"d" * 4096, 4096)
+        os.fdatasync(file.fileno())
+        os.pwrite(file.fileno(), b"e" * 100, 0)
+    fs.power_cut(keep=0)
+    assert (fs.point / "f").read_bytes() == b"b" * 4096 + b"d" * 4096
+
+
+def everything_below(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("keep", [0, 0.3, 0.7, 1])
+def test_a_power_cut_that_is_only_looked_at(fs, keep):
+    """The backing shows what it would leave, again and again; afterwards all is as it was, and goes on."""
+    with open_file(fs.point / "f") as file:
+        os.pwrite(file.fileno(), b"a" * 10_000, 0)
+        os.fsync(file.fileno())
+        (fs.point / "removed").write_bytes(b"r")
+        (fs.point / "moved").write_bytes(b"m")
+        (fs.point / "over").write_bytes(b"o")
+        fs.command("settle")
+        before = everything_below(fs.backing)
+        os.pwrite(file.fileno(), b"b" * 10_000, 5_000)
+        os.ftruncate(file.fileno(), 12_000)
+        os.pwrite(file.fileno(), b"c" * 10_000, 20_000)
+        (fs.point / "removed").unlink()
+        (fs.point / "new").mkdir()
+        (fs.point / "new" / "inner").write_bytes(b"i")
+        (fs.point / "moved").rename(fs.point / "over")
+        (fs.point / "removed").write_bytes(b"another")
+        after = everything_below(fs.backing)
+        for seed in range(5):
+            with fs.held(seed=seed, keep=keep) as backing:
+                seen = everything_below(backing)
+            assert keep > 0 or seen == before
+            assert keep < 1 or seen == after
+            assert everything_below(fs.backing) == after
+        os.fsync(file.fileno())
+        with fs.held() as backing:
+            assert everything_below(backing) == {**before, "f": after["f"]}
+    sync_folder(fs.point)
+    sync_folder(fs.point / "new")
+    fs.power_cut(keep=0)
+    assert everything_below(fs.point) == {**after, "removed": b"", "new/inner": b""}
 
 
 def test_one_unlinked_file_comes_back_to_its_old_name_alone(fs):
