@@ -184,6 +184,10 @@ static int put_send(struct kvd *kvd, struct batch *batch, size_t index)
         put.has |= 1u << F_PUT_PIN;
     if (batch->flags & KVD_PUT_ACK_DISK)
         put.has |= 1u << F_PUT_ACK;
+    if (item->ttl_ms > 0) {
+        put.has |= 1u << F_PUT_TTL;
+        put.ttl_ms = item->ttl_ms;
+    }
     if (!(batch->flags & KVD_PUT_NO_CHECKSUM)) {
         put.has |= 1u << F_PUT_CHECKSUM;
         put.checksum = XXH3_64bits(item->value, item->len);

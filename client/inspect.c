@@ -70,6 +70,8 @@ int kvd_stat(struct kvd *kvd, struct kvd_key key, struct kvd_stat *out)
     stat.hits = reply.hits;
     stat.pinned = reply.pinned;
     stat.leased = reply.leased;
+    stat.ends = MSG_HAS(&reply, F_STATR_TTL);
+    stat.ttl_ms = reply.ttl_ms;
     if (MSG_HAS(&reply, F_STATR_REPLICAS))
         result = replicas_take(kvd, reply.replicas, &stat);
     if (!result)

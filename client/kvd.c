@@ -151,7 +151,12 @@ int kvd_ping(struct kvd *kvd)
 
 int kvd_put(struct kvd *kvd, struct kvd_key key, const void *value, size_t len, unsigned flags, uint64_t *version)
 {
-    struct kvd_item item = {.key = key, .value = value, .len = len};
+    return kvd_put_for(kvd, key, value, len, flags, 0, version);
+}
+
+int kvd_put_for(struct kvd *kvd, struct kvd_key key, const void *value, size_t len, unsigned flags, uint64_t ttl_ms, uint64_t *version)
+{
+    struct kvd_item item = {.key = key, .value = value, .len = len, .ttl_ms = ttl_ms};
     if (!call_key_good(key))
         return bad_key(kvd);
     int result = kvd_mput(kvd, &item, 1, flags);

@@ -98,6 +98,10 @@ enum {
 /* Store value[0..len). KVD_OK (*version is set), KVD_PRESENT (*version that of what is there), or an error.
  * `version` may be NULL. */
 KVD_API int kvd_put(struct kvd *kvd, struct kvd_key key, const void *value, size_t len, unsigned flags, uint64_t *version);
+/* The same for a value that ends: `ttl_ms` after it was stored nobody is shown it any more. 0: it has no end. A put that finds the key
+ * PRESENT does not change when that ends. */
+KVD_API int kvd_put_for(struct kvd *kvd, struct kvd_key key, const void *value, size_t len, unsigned flags, uint64_t ttl_ms,
+                        uint64_t *version);
 
 struct kvd_item {
     struct kvd_key key;
@@ -107,6 +111,7 @@ struct kvd_item {
     size_t len;       /* puts: of value. gets: set to the bytes read, or with KVD_ERR_BUFFER to those it takes */
     int result;       /* set: KVD_OK, KVD_PRESENT, KVD_MISS or an error, for this item alone */
     uint64_t version; /* set with KVD_OK and KVD_PRESENT */
+    uint64_t ttl_ms;  /* puts: as kvd_put_for(); 0: no end */
     char tier;        /* gets, set on a hit: 'm' memory, 'd' disk, 'p' peer */
 };
 
@@ -173,6 +178,8 @@ enum { KVD_MAX_REPLICAS = 16 };
 struct kvd_stat {
     uint64_t size, version, checksum, age_ms, idle_ms, hits;
     bool pinned, leased;
+    bool ends;       /* it was put with a time to live: */
+    uint64_t ttl_ms; /* so much is left */
     unsigned replica_count;
     struct kvd_replica replicas[KVD_MAX_REPLICAS];
 };

@@ -123,7 +123,7 @@ static void do_hello(const struct call *call, const void *arg)
     struct buffer limits;
     buffer_init(&limits);
     pack_limits(call->server, &limits);
-    struct span features[] = {span_text("lease"), span_text("pin")};
+    struct span features[] = {span_text("lease"), span_text("pin"), span_text("ttl")};
     struct msg_hello_reply hello = {
         .has = (1u << (F_HELLOR_AUTHENTICATED + 1)) - 1,
         .version = 1,
@@ -543,7 +543,7 @@ static void do_stat(const struct call *call, const void *arg)
     if (disk)
         pack_replica(&replicas, call->server, &stat, true);
     struct msg_stat_reply out = {
-        .has = (1u << (F_STATR_REPLICAS + 1)) - 1,
+        .has = ((1u << (F_STATR_REPLICAS + 1)) - 1) | (stat.mortal ? 1u << F_STATR_TTL : 0),
         .size = stat.size,
         .version = stat.version,
         .checksum = stat.checksum,
@@ -553,6 +553,7 @@ static void do_stat(const struct call *call, const void *arg)
         .pinned = stat.pinned,
         .leased = stat.leased,
         .replicas = span_of(replicas.at, replicas.len),
+        .ttl_ms = stat.ttl_ms,
     };
     if (replicas.failed)
         fail_memory(call);

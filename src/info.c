@@ -64,6 +64,7 @@ static void objects_section(struct figures *out, const struct sources *from)
     const struct store_figures *figures = &store->figures;
     number(out, "objects", store->table.objects);
     number(out, "table_bytes", store->table.heap_bytes);
+    number(out, "mortal", store->table.mortal);
     number(out, "pinned", store->table.pinned);
     number(out, "leased", store->table.leased);
     number(out, "leases", store->leases);
@@ -83,6 +84,7 @@ static void objects_section(struct figures *out, const struct sources *from)
     number(out, "match_keys_total", figures->match_keys);
     number(out, "match_hits_total", figures->match_hits);
     number(out, "removed_total", figures->removed);
+    number(out, "expired_total", figures->expired);
 }
 
 static void memory_section(struct figures *out, const struct sources *from)
@@ -144,6 +146,7 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "recovery_ms", disk->recovery_ms);
     number(out, "recovered_records", disk->recovered_records);
     number(out, "recovered_killed", disk->recovered_killed);
+    number(out, "recovered_expired", store->figures.recovered_expired);
     number(out, "recovered_walked", disk->recovered_walked);
     number(out, "torn_tails", disk->torn_tails);
     number(out, "bad_indexes", disk->bad_indexes);

@@ -168,9 +168,6 @@ static bool acceptable(struct session *session, const struct frame *frame, const
         wrong = "a key has 1 to 1,024 bytes";
     } else if (MSG_HAS(msg, F_PUT_ACK) && !span_equal(msg->ack, span_text("memory")) && !span_equal(msg->ack, span_text("disk"))) {
         wrong = "ack is \"memory\" or \"disk\"";
-    } else if (MSG_HAS(msg, F_PUT_TTL)) {
-        code = CODE_UNSUPPORTED;
-        wrong = "ttl_ms is not supported";
     } else if (frame->body_len > session->server->value_limit) {
         code = CODE_TOO_LARGE;
         wrong = "the value is larger than value_bytes";
@@ -216,6 +213,7 @@ void put_open(struct session *session, const struct frame *frame, struct span me
         .replace = msg.replace,
         .ack_disk = span_equal(msg.ack, span_text("disk")),
         .pin = msg.pin,
+        .ttl_ms = msg.ttl_ms,
         .has_checksum = MSG_HAS(&msg, F_PUT_CHECKSUM),
         .checksum = msg.checksum,
     };

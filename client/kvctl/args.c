@@ -15,6 +15,7 @@ static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_REPLACE] = {"replace", 0, NULL, "replace the value when the key is there"},
     [OPT_ACK_DISK] = {"ack-disk", 0, NULL, "wait until the value would survive a power cut"},
     [OPT_PIN] = {"pin", 0, NULL, "pin it: it is not evicted"},
+    [OPT_TTL] = {"ttl", 0, "DURATION", "it ends so long after it was stored"},
     [OPT_OUTPUT] = {"output", 'o', "FILE", "write here instead of standard output"},
     [OPT_OFFSET] = {"offset", 0, "BYTES", "begin here (0)"},
     [OPT_LENGTH] = {"length", 0, "BYTES", "that many bytes (the rest)"},

@@ -20,6 +20,7 @@ enum option_id {
     OPT_REPLACE,
     OPT_ACK_DISK,
     OPT_PIN,
+    OPT_TTL,
     OPT_OUTPUT,
     OPT_OFFSET,
     OPT_LENGTH,

@@ -13,6 +13,8 @@
 #include "client/kvctl/local.h"
 #include "client/kvctl/output.h"
 
+#define MAX_TTL_MS ((uint64_t)3650 * 24 * 3600 * 1000)
+
 /* ---- put ---- */
 
 static unsigned put_flags(const struct args *args)
@@ -41,7 +43,7 @@ static int put_read_failed(const struct ctl *ctl, const char *path, int err, uin
     return ctl_say(ctl, EXIT_USAGE, "%s: %s", path, error_text(err));
 }
 
-static int put_file(struct ctl *ctl, struct kvd_key key, const char *path)
+static int put_file(struct ctl *ctl, struct kvd_key key, const char *path, uint64_t ttl_ms)
 {
     void *value = NULL;
     size_t len = 0;
@@ -55,7 +57,7 @@ static int put_file(struct ctl *ctl, struct kvd_key key, const char *path)
     const int err = local_read(path, (size_t)limit, &value, &len);
     if (err)
         return put_read_failed(ctl, path, err, limit);
-    const int result = kvd_put(ctl->kvd, key, value, len, put_flags(ctl->args), &version);
+    const int result = kvd_put_for(ctl->kvd, key, value, len, put_flags(ctl->args), ttl_ms, &version);
     code = result < 0 ? ctl_failed(ctl, ctl->kvd, result, ctl->args->operands[0]) : put_say(ctl, key, result, len, version);
     free(value);
     return code;
@@ -64,11 +66,14 @@ static int put_file(struct ctl *ctl, struct kvd_key key, const char *path)
 int cmd_put(struct ctl *ctl)
 {
     struct ctl_keys keys;
+    uint64_t ttl_ms = 0;
 
-    int code = ctl_keys_parse(ctl, ctl->args->operands, 1, &keys);
+    int code = ctl_duration(ctl, OPT_TTL, 0, MAX_TTL_MS, &ttl_ms);
+    if (code == 0)
+        code = ctl_keys_parse(ctl, ctl->args->operands, 1, &keys);
     if (code)
         return code;
-    code = put_file(ctl, keys.keys[0], ctl->args->operands[1]);
+    code = put_file(ctl, keys.keys[0], ctl->args->operands[1], ttl_ms);
     ctl_keys_free(&keys);
     return code;
 }

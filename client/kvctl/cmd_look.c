@@ -260,6 +260,8 @@ static int stat_say(const struct ctl *ctl, struct kvd_key key, const struct kvd_
     output_count(&output, "hits", stat->hits);
     output_flag(&output, "pinned", stat->pinned);
     output_flag(&output, "leased", stat->leased);
+    if (stat->ends)
+        output_count(&output, "ttl_ms", stat->ttl_ms);
     cJSON *list = ctl->json ? json_array(output.root, "replicas") : NULL;
     for (unsigned i = 0; i < stat->replica_count && i < KVD_MAX_REPLICAS; i++)
         stat_replica(&output, &stat->replicas[i], list);

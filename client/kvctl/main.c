@@ -21,7 +21,7 @@ static const struct command COMMANDS[] = {
     {"info", "[SECTION]", "the server's figures", NULL, 0, 0, 1, cmd_info},
     {"put", "KEY FILE|-", "store a file, or standard input",
      "Without --replace a key that is there keeps its value: \"present\", which is a success.",
-     OPT_BIT(OPT_REPLACE) | OPT_BIT(OPT_ACK_DISK) | OPT_BIT(OPT_PIN), 2, 2, cmd_put},
+     OPT_BIT(OPT_REPLACE) | OPT_BIT(OPT_ACK_DISK) | OPT_BIT(OPT_PIN) | OPT_BIT(OPT_TTL), 2, 2, cmd_put},
     {"get", "KEY", "read a value",
      "To standard output, or with -o FILE to a file, which appears whole or not at all. --json tells about the\n"
      "value, and needs -o FILE with a FILE that is not -.",

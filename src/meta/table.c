@@ -57,9 +57,17 @@ static uint64_t heap_size(size_t bytes)
     return max_u64(32, round_up(bytes + 8, 16));
 }
 
-static size_t entry_size(size_t key_len)
+static size_t entry_size(size_t key_len, bool mortal)
 {
-    return offsetof(struct entry, key) + key_len;
+    return (mortal ? sizeof(struct expiry) : 0) + offsetof(struct entry, key) + key_len;
+}
+
+static void entry_free(struct entry *entry)
+{
+    struct expiry *expiry = entry_expiry(entry);
+    if (expiry)
+        list_remove(&expiry->link);
+    free(expiry ? (void *)expiry : entry);
 }
 
 static struct bucket_page **directory_new(unsigned bits)
@@ -110,7 +118,7 @@ static void directory_free(struct bucket_page **pages, unsigned bits)
             for (struct entry *entry = pages[page]->buckets[i], *next; entry; entry = next) {
                 next = entry->chain;
                 entry_check_unused(entry);
-                free(entry);
+                entry_free(entry);
             }
         }
         free(pages[page]);
@@ -236,14 +244,26 @@ static void table_grow(struct table *table)
             return;
 }
 
-struct entry *table_add(struct table *table, struct span key, uint64_t hash)
+static struct entry *entry_new(struct span key, bool mortal)
+{
+    void *memory = calloc(1, entry_size(key.len, mortal));
+    if (!memory || !mortal)
+        return memory;
+    struct expiry *expiry = memory;
+    list_init(&expiry->link);
+    struct entry *entry = expiry_entry(expiry);
+    entry->mortal = 1;
+    return entry;
+}
+
+static struct entry *add(struct table *table, struct span key, uint64_t hash, bool mortal)
 {
     CHECK(key.len >= 1 && key.len <= KEY_MAX_BYTES);
-    struct entry *entry = calloc(1, entry_size(key.len));
+    struct entry *entry = entry_new(key, mortal);
     if (!entry)
         return NULL;
     entry->hash = hash;
-    entry->key_len = (uint16_t)key.len;
+    entry->key_len = key.len & 0x7fff;
     memcpy(entry->key, key.at, key.len);
     list_init(&entry->by_use);
     list_init(&entry->in_place);
@@ -254,9 +274,20 @@ struct entry *table_add(struct table *table, struct span key, uint64_t hash)
     entry->chain = *at;
     *at = entry;
     table->sums.objects++;
-    table->sums.heap_bytes += heap_size(entry_size(key.len));
+    table->sums.mortal += mortal;
+    table->sums.heap_bytes += heap_size(entry_size(key.len, mortal));
     table_grow(table);
     return entry;
+}
+
+struct entry *table_add(struct table *table, struct span key, uint64_t hash)
+{
+    return add(table, key, hash, false);
+}
+
+struct entry *table_add_mortal(struct table *table, struct span key, uint64_t hash)
+{
+    return add(table, key, hash, true);
 }
 
 void table_drop(struct table *table, struct entry *entry)
@@ -270,8 +301,9 @@ void table_drop(struct table *table, struct entry *entry)
     CHECK(*at == entry);
     *at = entry->chain;
     table->sums.objects--;
-    table->sums.heap_bytes -= heap_size(entry_size(entry->key_len));
-    free(entry);
+    table->sums.mortal -= entry->mortal;
+    table->sums.heap_bytes -= heap_size(entry_size(entry->key_len, entry->mortal));
+    entry_free(entry);
 }
 
 /* Bring `figure` from what was counted to what is due. */

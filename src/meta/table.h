@@ -5,8 +5,8 @@
  * Not its: I/O, loops, clocks (times come in as ms of a monotonic clock), policy beyond "least recently used first".
  * Thread:  the loop's.
  *
- * Memory, beside the key: at most 160 bytes an object on average (entry plus its share of the buckets), also while it grows. It grows by
- * moving a few buckets with each addition: no call is ever O(n), but where said so.
+ * Memory, beside the key: at most 160 bytes an object on average (entry plus its share of the buckets), also while it grows; 24 more for
+ * one that can expire. It grows by moving a few buckets with each addition: no call is ever O(n), but where said so.
  */
 #ifndef KVD_META_TABLE_H
 #define KVD_META_TABLE_H
@@ -17,6 +17,7 @@
 
 #include "base/bytes.h"
 #include "base/list.h"
+#include "meta/expiry.h"
 
 struct blob;
 struct table;
@@ -66,7 +67,8 @@ struct entry {
     uint32_t put_tick;  /* when it was put (or found at start), in ticks of the loop's clock: table_tick() */
     uint32_t used_tick; /* last used */
     uint16_t hits;      /* saturates */
-    uint16_t key_len;
+    uint16_t key_len : 15;
+    uint16_t mortal : 1; /* a struct expiry lies before it: entry_expiry() */
     uint16_t flags;
     uint8_t key[];
 };
@@ -88,6 +90,16 @@ static inline struct span entry_key(const struct entry *entry)
     return span_of(entry->key, entry->key_len);
 }
 
+/* When it ends, or NULL if it cannot. at_ms and the place in a wheel are the store's; a dropped entry leaves the wheel by itself. */
+static inline struct expiry *entry_expiry(struct entry *entry)
+{
+    return entry->mortal ? (struct expiry *)(void *)entry - 1 : NULL;
+}
+static inline struct entry *expiry_entry(struct expiry *expiry)
+{
+    return (struct entry *)(void *)(expiry + 1);
+}
+
 /* `secret` is random (XXH3's secret: hashes cannot be foreseen by clients); copied. 0 or -ENOMEM. */
 int table_new(struct table **out, const uint8_t secret[TABLE_SECRET_BYTES]);
 /* Frees every entry too; none may have a blob, a place, work or holds any more. */
@@ -100,6 +112,8 @@ struct entry *table_find(const struct table *table, struct span key, uint64_t ha
 void table_prefetch(const struct table *table, uint64_t hash);
 /* Add a key that is not there, all else zero. NULL when the heap is out. */
 struct entry *table_add(struct table *table, struct span key, uint64_t hash);
+/* The same for one that can expire: at_ms is 0, it is in no wheel. */
+struct entry *table_add_mortal(struct table *table, struct span key, uint64_t hash);
 /* Take it out and free it. It must have no blob, place, work or holds. */
 void table_drop(struct table *table, struct entry *entry);
 
@@ -135,6 +149,7 @@ struct table_sums {
     uint64_t in_memory, on_disk;       /* objects with such a complete replica */
     uint64_t memory_bytes, disk_bytes; /* values' bytes of those */
     uint64_t pinned, leased, writing;
+    uint64_t mortal;     /* objects that can expire */
     uint64_t heap_bytes; /* what the table itself takes, keys included, malloc's overhead estimated */
 };
 void table_sums(const struct table *table, struct table_sums *out);

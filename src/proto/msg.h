@@ -300,7 +300,8 @@ enum {
     F_STATR_HITS,
     F_STATR_PINNED,
     F_STATR_LEASED,
-    F_STATR_REPLICAS
+    F_STATR_REPLICAS,
+    F_STATR_TTL
 };
 struct msg_stat_reply {
     uint32_t has;
@@ -313,6 +314,7 @@ struct msg_stat_reply {
     bool pinned;
     bool leased;
     struct span replicas; /* RAW: array of struct msg_replica */
+    uint64_t ttl_ms;      /* left; only with an object that has an end */
 };
 enum { F_REPLICA_TYPE, F_REPLICA_STATE, F_REPLICA_NODE, F_REPLICA_FILE, F_REPLICA_OFFSET };
 struct msg_replica {

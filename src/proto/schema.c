@@ -181,7 +181,7 @@ static const struct field stat_reply_fields[] = {
     [F_STATR_CHECKSUM] = NEEDED(msg_stat_reply, checksum, U64), [F_STATR_AGE] = FIELD(msg_stat_reply, age_ms, U64),
     [F_STATR_IDLE] = FIELD(msg_stat_reply, idle_ms, U64),       [F_STATR_HITS] = FIELD(msg_stat_reply, hits, U64),
     [F_STATR_PINNED] = FIELD(msg_stat_reply, pinned, BOOL),     [F_STATR_LEASED] = FIELD(msg_stat_reply, leased, BOOL),
-    [F_STATR_REPLICAS] = FIELD(msg_stat_reply, replicas, RAW),
+    [F_STATR_REPLICAS] = FIELD(msg_stat_reply, replicas, RAW),  [F_STATR_TTL] = FIELD(msg_stat_reply, ttl_ms, U64),
 };
 static const struct schema stat_reply_schema = SCHEMA("STAT reply", msg_stat_reply, stat_reply_fields);
 

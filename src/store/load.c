@@ -275,7 +275,7 @@ int load_start(struct store *store, struct entry *entry, struct store_get *get)
 
 int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
 {
-    struct entry *entry = table_find(store->table, get->key, table_hash(store->table, get->key));
+    struct entry *entry = store_find(store, get->key);
     get->store = store;
     get->fn = fn;
     get->blob = NULL;
@@ -320,7 +320,7 @@ void store_get_cancel(struct store_get *get)
 void store_touch(struct store *store, const struct span *keys, uint32_t count)
 {
     for (uint32_t i = count; i-- > 0;) {
-        struct entry *entry = table_find(store->table, keys[i], table_hash(store->table, keys[i]));
+        struct entry *entry = store_find(store, keys[i]);
         if (entry)
             table_use(store->table, entry, now_ms(store));
     }

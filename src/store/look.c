@@ -6,9 +6,9 @@ static bool well_formed(struct span key)
     return key.len >= 1 && key.len <= KEY_MAX_BYTES;
 }
 
-static struct entry *find(const struct store *store, struct span key)
+static struct entry *find(struct store *store, struct span key)
 {
-    return well_formed(key) ? table_find(store->table, key, table_hash(store->table, key)) : NULL;
+    return well_formed(key) ? store_find(store, key) : NULL;
 }
 
 static uint8_t where(const struct entry *entry)
@@ -122,7 +122,7 @@ uint32_t store_pin(struct store *store, const struct span *keys, uint32_t count,
 
 int store_stat(struct store *store, struct span key, struct store_stat *out)
 {
-    const struct entry *entry = find(store, key);
+    struct entry *entry = find(store, key);
     if (!entry)
         return STORE_MISS;
     *out = (struct store_stat){
@@ -138,6 +138,10 @@ int store_stat(struct store *store, struct span key, struct store_stat *out)
         .disk = entry->place != NULL,
         .disk_writing = (entry->flags & ENTRY_WRITING) != 0,
     };
+    const struct expiry *expiry = entry_expiry(entry);
+    out->mortal = expiry && expiry->at_ms > 0;
+    if (out->mortal)
+        out->ttl_ms = expiry->at_ms - min_u64(expiry->at_ms, clock_now_ms(store));
     if (entry->place) {
         out->file = segment_path(CONTAINER_OF(entry->place, struct shelf, place)->segment);
         out->offset = (uint64_t)entry->block * BLOCK_BYTES;
@@ -146,6 +150,7 @@ int store_stat(struct store *store, struct span key, struct store_stat *out)
 }
 
 struct scanning {
+    struct store *store;
     store_scan_fn fn;
     void *arg;
 };
@@ -153,6 +158,10 @@ struct scanning {
 static void scan_one(void *arg, struct entry *entry)
 {
     struct scanning *scanning = arg;
+    if (entry_expired(scanning->store, entry)) {
+        entry_expire(scanning->store, entry);
+        return;
+    }
     struct store_scanned object = {
         .key = entry_key(entry),
         .size = entry->size,
@@ -165,6 +174,6 @@ static void scan_one(void *arg, struct entry *entry)
 uint64_t store_scan(struct store *store, uint64_t cursor, struct span prefix, uint32_t limit, store_scan_fn fn, void *arg)
 {
     enum { STEPS = 16384 };
-    struct scanning scanning = {.fn = fn, .arg = arg};
+    struct scanning scanning = {.store = store, .fn = fn, .arg = arg};
     return table_scan(store->table, cursor, prefix, limit, STEPS, scan_one, &scanning);
 }

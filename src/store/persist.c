@@ -187,6 +187,7 @@ int persist_start(struct store *store, struct entry *entry)
         .key = span_of(writing->key, entry->key_len),
         .version = entry->version,
         .checksum = entry->checksum,
+        .expires_ms = expire_wall_ms(store, entry),
         .blob = entry->blob,
     };
     err = disk_write_start(store->disk, &writing->write, written);

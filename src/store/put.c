@@ -25,11 +25,6 @@ bool store_may_hold(const struct store *store, const struct entry *entry)
     return entry_held(entry) || entry->place || store_may_hold_more(store, entry->size);
 }
 
-static struct entry *find(struct store *store, struct span key)
-{
-    return table_find(store->table, key, table_hash(store->table, key));
-}
-
 static bool wants_disk(const struct store *store, const struct store_put *put)
 {
     return put->ack_disk || store->config.persist == PERSIST_WRITE_THROUGH;
@@ -50,7 +45,7 @@ int store_put_begin(struct store *store, struct store_put *put)
     put->received = 0;
     put->counted = 0;
     put->retried = false;
-    struct entry *entry = find(store, put->key);
+    struct entry *entry = store_find(store, put->key);
     if (entry && !put->replace) {
         put->version = entry->version;
         return STORE_PRESENT;
@@ -156,22 +151,37 @@ static int present(struct store_put *put, struct entry *entry)
     return put->ack_disk ? durable_start(put->store, put, entry, STORE_PRESENT) : STORE_PRESENT;
 }
 
+static uint64_t end_of(const struct store_put *put)
+{
+    const uint64_t most = (uint64_t)1 << 48;
+    return put->ttl_ms > 0 && put->ttl_ms <= most ? clock_now_ms(put->store) + put->ttl_ms : 0;
+}
+
+/* Where the value goes: the old one's entry, if that can have an end as the new one has, or needs none. NULL: the heap is out. */
+static struct entry *entry_for(struct store *store, struct span key, struct entry *old, bool mortal)
+{
+    uint64_t hash = table_hash(store->table, key);
+    store->figures.puts_replaced += old != NULL;
+    if (old && (!mortal || entry_expiry(old))) {
+        entry_strip(store, old);
+        return old;
+    }
+    if (old)
+        entry_forget(store, old);
+    return mortal ? table_add_mortal(store->table, key, hash) : table_add(store->table, key, hash);
+}
+
 /* From here on everybody sees the object. */
 static int publish(struct store_put *put)
 {
     struct store *store = put->store;
-    uint64_t hash = table_hash(store->table, put->key);
-    struct entry *entry = table_find(store->table, put->key, hash);
+    struct entry *entry = store_find(store, put->key);
     if (entry && !put->replace) {
         store_put_abort(put);
         return present(put, entry);
     }
-    if (entry) {
-        entry_strip(store, entry);
-        store->figures.puts_replaced++;
-    } else {
-        entry = table_add(store->table, put->key, hash);
-    }
+    uint64_t end_ms = end_of(put);
+    entry = entry_for(store, put->key, entry, end_ms > 0);
     if (!entry) {
         store_put_abort(put);
         return -ENOMEM;
@@ -183,6 +193,8 @@ static int publish(struct store_put *put)
     entry->put_tick = table_tick(now_ms(store));
     entry->used_tick = entry->put_tick;
     entry->hits = 0;
+    if (entry_expiry(entry))
+        expire_at(store, entry, end_ms);
     if (put->pin)
         entry->flags |= ENTRY_PINNED;
     table_settle(store->table, entry);
@@ -213,7 +225,7 @@ static bool must_kill_first(struct store *store, const struct store_put *put, st
  * other puts that wait as we do are no reason to wait once more: two of them would wait for each other for ever. */
 static bool overtaken(struct store *store, const struct store_put *put)
 {
-    struct entry *entry = find(store, put->key);
+    struct entry *entry = store_find(store, put->key);
     if (!put->replace)
         return false;
     if (!entry)
@@ -270,7 +282,7 @@ int store_put_commit(struct store_put *put, store_put_fn fn)
     settle_room(put);
     put->fn = fn;
 
-    struct entry *entry = find(store, put->key);
+    struct entry *entry = store_find(store, put->key);
     if (entry && !put->replace) {
         store_put_abort(put);
         return present(put, entry);
@@ -292,7 +304,7 @@ int store_put_commit(struct store_put *put, store_put_fn fn)
 
 int store_put_present(struct store_put *put, store_put_fn fn)
 {
-    struct entry *entry = find(put->store, put->key);
+    struct entry *entry = store_find(put->store, put->key);
     put->fn = fn;
     if (entry)
         return present(put, entry);

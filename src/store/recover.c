@@ -22,9 +22,29 @@ static void opened(void *arg, int err)
     store->events.opened(store->events_arg, err);
 }
 
+/* What ends in the next moment is taken for ended: it may have been so before the restart, if the wall clock was set back a little. */
+static bool found_expired(const struct store *store, const struct disk_found *found)
+{
+    return found->expires_ms != 0 && found->expires_ms <= loop_wall_ms(store->loop) + CLOCK_SLACK_MS;
+}
+
+static struct entry *found_add(struct store *store, const struct disk_found *found, uint64_t hash)
+{
+    if (found->expires_ms == 0)
+        return table_add(store->table, found->key, hash);
+    struct entry *entry = table_add_mortal(store->table, found->key, hash);
+    if (entry)
+        expire_at(store, entry, found->expires_ms + min_u64(UINT64_MAX - found->expires_ms, clock_behind_ms(store)));
+    return entry;
+}
+
 static void found(void *arg, const struct disk_found *found)
 {
     struct store *store = arg;
+    if (found_expired(store, found)) {
+        store->figures.recovered_expired++;
+        return;
+    }
     uint64_t hash = table_hash(store->table, found->key);
     struct entry *entry = table_find(store->table, found->key, hash);
     struct shelf *shelf = shelf_of(store, found->where.segment);
@@ -32,11 +52,9 @@ static void found(void *arg, const struct disk_found *found)
         in_doubt(store); /* of two records the table can know one */
     if (!shelf || (entry && entry->version >= found->version))
         return;
-    if (found->expires_ms != 0 && found->expires_ms <= loop_wall_ms(store->loop))
-        return;
     if (entry)
         entry_forget(store, entry);
-    entry = table_add(store->table, found->key, hash);
+    entry = found_add(store, found, hash);
     if (!entry) {
         in_doubt(store);
         return;

@@ -82,7 +82,7 @@ int store_remove_start(struct store *store, struct store_remove *remove, const s
     for (uint32_t i = 0; i < count; i++) {
         if (keys[i].len < 1 || keys[i].len > KEY_MAX_BYTES)
             continue;
-        struct entry *entry = table_find(store->table, keys[i], table_hash(store->table, keys[i]));
+        struct entry *entry = store_find(store, keys[i]);
         bool log_it = may_rise(store, keys[i]);
         if (entry) {
             log_it |= remove_entry(store, entry);
@@ -100,6 +100,10 @@ static void remove_older(void *arg, struct entry *entry)
     struct store_remove *remove = arg;
     if (entry->version > remove->version)
         return;
+    if (entry_expired(remove->store, entry)) {
+        entry_expire(remove->store, entry);
+        return;
+    }
     remove_entry(remove->store, entry);
     remove->removed++;
 }

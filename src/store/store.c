@@ -68,6 +68,7 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     list_init(&store->shelves);
     set_limits(store);
     wait_setup(store);
+    expire_setup(store);
 
     int err = memory_reserve(&store->memory, config->memory_bytes);
     if (err)
@@ -108,6 +109,7 @@ static void close_disk(struct store *store, bool abandon)
 {
     store->closing = true;
     timer_stop(&store->lease_timer);
+    expire_stop(store);
     disk_close(store->disk, abandon, disk_closed, store);
 }
 

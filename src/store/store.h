@@ -85,6 +85,7 @@ struct store_put {
     struct span key; /* stays until the end */
     uint64_t size;
     bool replace, ack_disk, pin;
+    uint64_t ttl_ms; /* how long it lives from the moment it is shown; 0, or more than 2^48: until it is given up */
     bool has_checksum;
     uint64_t checksum; /* what the value's must be, if has_checksum */
     /* set with STORE_OK and STORE_PRESENT */
@@ -175,6 +176,8 @@ uint32_t store_pin(struct store *store, const struct span *keys, uint32_t count,
 struct store_stat {
     uint64_t size, version, checksum, age_ms, idle_ms, hits;
     bool pinned, leased;
+    bool mortal;
+    uint64_t ttl_ms; /* left, if it is mortal */
     bool memory, disk, disk_writing;
     const char *file; /* borrowed until the loop goes on */
     uint64_t offset;
@@ -243,9 +246,11 @@ struct store_figures {
     uint64_t gets, hits_memory, hits_disk, misses, get_bytes;
     uint64_t exists_keys, match_keys, match_hits;
     uint64_t removed;
-    uint64_t evicted;      /* left memory, stay on disk */
-    uint64_t promoted;     /* came back to memory */
-    uint64_t loads_shared; /* gets that joined a read under way */
+    uint64_t expired;           /* their time was over */
+    uint64_t recovered_expired; /* records found at start whose time was over */
+    uint64_t evicted;           /* left memory, stay on disk */
+    uint64_t promoted;          /* came back to memory */
+    uint64_t loads_shared;      /* gets that joined a read under way */
     uint64_t reclaimed_segments;
     /* objects that are gone without having been removed, by reason */
     uint64_t dropped_evicted;   /* memory gave it up and it was on no disk */

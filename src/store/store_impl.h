@@ -2,6 +2,7 @@
 #ifndef KVD_STORE_STORE_IMPL_H
 #define KVD_STORE_STORE_IMPL_H
 
+#include "meta/expiry.h"
 #include "store/store.h"
 
 enum {
@@ -10,6 +11,7 @@ enum {
     LOAD_WAIT_MS = 5000,        /* a read that finds no room for this long is answered BUSY */
     WAIT_TICK_MS = 20,          /* how often deadlines of waiters are looked at */
     DEAD_SLOTS = 256,           /* see store->dead */
+    CLOCK_SLACK_MS = 2000,      /* the wall clock may be set back by so much, and what has expired stays gone without the remove log */
     RANGE_ALONE_BYTES = 1 << 20 /* a range of a larger object is read by itself and not promoted */
 };
 
@@ -83,6 +85,11 @@ struct store {
     struct task evict_task; /* on the way from the high to the low watermark */
     struct timer lease_timer;
 
+    struct expiry_wheel wheel; /* of the objects that end, by clock_now_ms() */
+    struct timer expire_timer; /* runs while there are any */
+    struct task expire_task;
+    uint64_t clock_offset_ms; /* of that clock to the monotonic one */
+
     struct list writings;
     uint64_t writing_number; /* of the last one started */
     uint64_t write_failures;
@@ -130,6 +137,23 @@ static inline bool entry_held(const struct entry *entry)
 /* May an object of this size and kind be held in memory alone without going over half the pool? */
 bool store_may_hold(const struct store *store, const struct entry *entry);
 bool store_may_hold_more(const struct store *store, uint64_t bytes);
+
+/* expire.c */
+void expire_setup(struct store *store);
+void expire_stop(struct store *store);
+/* The clock by which objects end: the wall's, but it never goes back. Where the wall clock was set back, it goes on from where it was. */
+uint64_t clock_now_ms(struct store *store);
+/* By how much the wall clock is behind it: 0, but where it was set back. */
+uint64_t clock_behind_ms(struct store *store);
+/* Let the (mortal) entry end at this moment of that clock; 0: never. */
+void expire_at(struct store *store, struct entry *entry, uint64_t at_ms);
+/* The same moment for a record, by the wall clock as it is now. 0: never. */
+uint64_t expire_wall_ms(struct store *store, struct entry *entry);
+bool entry_expired(struct store *store, struct entry *entry);
+/* Its time is over: it leaves every tier, whoever holds it. */
+void entry_expire(struct store *store, struct entry *entry);
+/* The object of that key, if there is one and it has not ended: the one way by which a request finds it. */
+struct entry *store_find(struct store *store, struct span key);
 
 /* evict.c */
 int evict_for(struct store *store, struct blob *blob, bool whole); /* blob_grow() or blob_grow_all() with evictions to help */

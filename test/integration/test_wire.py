@@ -604,9 +604,14 @@ def test_unsupported_ops(wire, op):
     assert wire.call(PING).code == OK
 
 
-def test_ttl_is_unsupported_for_now(wire):
-    assert wire.put(b"k", b"value", ttl_ms=1000).code == UNSUPPORTED
-    wire.misses(b"k")
+def test_a_time_to_live_is_a_number_of_any_size(wire):
+    for ttl_ms in (0, 1 << 49, (1 << 64) - 1):
+        assert wire.put(b"%d" % ttl_ms, b"value", ttl_ms=ttl_ms).code == OK
+        assert "ttl_ms" not in wire.stat(b"%d" % ttl_ms)
+    assert wire.put(b"k", b"value", ttl_ms=1 << 48).code == OK
+    assert 0 <= (1 << 48) - wire.stat(b"k")["ttl_ms"] < 100_000
+    assert wire.put(b"other", b"value", ttl_ms="1s").code == BAD_REQUEST
+    wire.misses(b"other")
 
 
 REQUESTS = [

@@ -37,7 +37,7 @@ struct fake_record {
     struct segment *segment;
     uint32_t block, blocks;
     enum fake_state state;
-    uint64_t version, size, checksum;
+    uint64_t version, size, checksum, expires_ms;
     uint8_t *bytes;
     size_t key_len;
     uint8_t key[64];
@@ -190,6 +190,7 @@ static inline struct fake_record *fake_write_run(struct disk *disk, struct disk_
     write->segment = disk->open;
     write->segment->writes++;
     struct fake_record *record = fake_record_new(disk, disk->open, write->key, write->version, blob_size(write->blob), write->checksum);
+    record->expires_ms = write->expires_ms;
     fake_blob_copy(write->blob, record->size, record->bytes, true);
     fake_write_judge(write, record->bytes);
     write->slot = record;
@@ -412,6 +413,7 @@ static inline void fake_found(struct disk *disk, const struct fake_record *recor
         .version = record->version,
         .size = record->size,
         .checksum = record->checksum,
+        .expires_ms = record->expires_ms,
         .where = {record->segment, record->block, record->blocks},
     };
     disk->events.found(disk->arg, &found);

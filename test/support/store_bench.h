@@ -21,6 +21,7 @@ struct bench {
     unsigned turns_left;
     int opened;
     bool recovered, closed;
+    uint64_t ttl_ms; /* of the puts that follow; 0: none */
 };
 
 /* A test program has one at a time. */
@@ -167,7 +168,7 @@ static inline void expect_figures_add_up(void)
     struct store_info now = info();
     const struct store_figures *f = &now.figures;
     cr_assert_eq(f->puts, now.table.objects + f->removed + f->puts_replaced + f->dropped_evicted + f->dropped_reclaimed +
-                              f->dropped_corrupt + f->dropped_short + f->dropped_versions);
+                              f->dropped_corrupt + f->dropped_short + f->dropped_versions + f->expired);
 }
 
 /* ---- values: a number makes the bytes ---- */
@@ -236,6 +237,7 @@ static inline int put_begin(struct put *put, const char *key, unsigned flags, ui
     put->put.replace = flags & REPLACE;
     put->put.ack_disk = flags & ACK_DISK;
     put->put.pin = flags & PIN;
+    put->put.ttl_ms = bench.ttl_ms;
     return store_put_begin(bench.store, &put->put);
 }
 
