@@ -183,6 +183,7 @@ test: deps ## build; unit, fault and integration tests, 2,000 seeds of the simul
 	+@$(SUBMAKE) build build-tests
 	+@$(SUBMAKE) VARIANT=fuzz build-fuzzers
 	+@$(MAKE) sim SEEDS=1-2000
+	+@$(MAKE) sim-crash
 	@scripts/run-tests --build build --fuzz-runs 20000 $(TESTS) $(FUZZ_SRC:test/fuzz/%.c=build/fuzz/%) test/integration
 
 unit: ## build and run the unit and fault tests alone
@@ -202,9 +203,12 @@ fuzz: deps ## every fuzz target for FUZZ_SECONDS (60) each, from its seeds and b
 	@scripts/run-tests --build build --fuzz-seconds $(FUZZ_SECONDS) $(FUZZ_SRC:test/fuzz/%.c=build/fuzz/%)
 
 SOAK_SEEDS ?= 1000000-1100000
-soak: deps ## the long tests: a whole trace through both tiers (12 GiB of disk under TMPDIR), faults at random, SOAK_SEEDS of the simulator
+SOAK_SECONDS ?=
+soak: deps ## the long tests: the simulator over SOAK_SEEDS (or from there on for SOAK_SECONDS; 0: until ^C), crashes at every write over 50 workloads, a whole trace through both tiers (12 GiB of disk under TMPDIR), faults at random
 	+@$(SUBMAKE) build
-	+@$(MAKE) sim SEEDS=$(SOAK_SEEDS)
+	+@$(SUBMAKE) VARIANT=sim build/sim
+	@build/sim --seeds $(SOAK_SEEDS) $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
+	+@$(MAKE) sim-crash SWEEP_SEEDS=1-50
 	@scripts/run-tests --build build --limit 3600 $(wildcard test/integration/soak_*.py)
 
 demo: deps ## start kvd, replay and verify a trace through both tiers, restart it in the middle (TRACE=FILE for one of your own)
@@ -236,16 +240,24 @@ SIM_WRAPS := malloc calloc realloc aligned_alloc free strdup asprintf check_fail
     disk_kill_start disk_kill_pending disk_sync_start disk_read_start disk_write_start persist_detach lease_add blob_unref session_reply
 SIM_PLANTS := version-unseen remove-forgets-write remove-at-once short-unseen torn-unseen lease-ignored buffer-reused sync-lies ack-early \
     lost-reply leak
+SWEEP_PLANTS := kill-unseen
 
-.PHONY: sim sim-plants sim-asan
+SWEEP_SEEDS ?= 1-2
+
+.PHONY: sim sim-crash sim-plants sim-asan
 sim: ## the simulator over SEEDS (1-2000): crashes, faults, and the judge of every answer; build/sim --seed N --trace replays one
 	+@$(SUBMAKE) VARIANT=sim build/sim
 	@build/sim --self-test
 	@build/sim --seeds $(SEEDS)
 
+sim-crash: ## crash after the k-th change of the disk, for every k of the workloads SWEEP_SEEDS (1-2): kill, and power cuts of three kinds
+	+@$(SUBMAKE) VARIANT=sim build/sim
+	@build/sim --crash-sweep --seeds $(SWEEP_SEEDS)
+
 sim-plants: ## does the judge find each of the bugs that are planted on purpose?
 	+@$(SUBMAKE) VARIANT=sim build/sim
 	@for plant in $(SIM_PLANTS); do echo "  PLANT $$plant"; build/sim --plant $$plant --seeds 1-20000 --must-fail; done
+	@for plant in $(SWEEP_PLANTS); do echo "  PLANT $$plant, by crashes at every write"; build/sim --plant $$plant --crash-sweep --seeds 1-2 --must-fail; done
 
 sim-asan: ## the simulator with AddressSanitizer and UndefinedBehaviorSanitizer
 	+@$(SUBMAKE) VARIANT=simasan build/sim-asan

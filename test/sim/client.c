@@ -181,10 +181,9 @@ static uint64_t choose_size(void)
     }
 }
 
-static void do_put(struct client *client, enum action action)
+static void put_key(struct client *client, enum action action, unsigned key)
 {
     struct request *request = request_new(client, action, OP_PUT);
-    unsigned key = some_key();
     add_key(client, request, CALL_PUT, key);
     struct call *put = &sim->history.calls[request->calls[0]];
     put->size = choose_size();
@@ -216,6 +215,11 @@ static void do_put(struct client *client, enum action action)
     send_frame(client, request, &msg, body, said.size, at_most);
     sim_free(body);
     sim->figures.puts++;
+}
+
+static void do_put(struct client *client, enum action action)
+{
+    put_key(client, action, some_key());
 }
 
 static void do_get(struct client *client, enum action action, unsigned key)
@@ -831,8 +835,11 @@ static void act_once(struct client *client)
         return;
     sim->figures.ops++;
     client->left--;
-    if (client->reads_all)
-        do_get(client, ACT_GET, (unsigned)client->left);
+    unsigned key = (unsigned)(client->left % SIM_KEYS);
+    if (client->reads_all && client->left / SIM_KEYS == 1)
+        put_key(client, ACT_PUT, key);
+    else if (client->reads_all)
+        do_get(client, ACT_GET, key);
     else
         do_action(client, choose_action());
 }
@@ -887,7 +894,13 @@ bool clients_done(void)
 
 void clients_read_all(void)
 {
-    client_start(SIM_KEYS, true);
+    client_start(sim->options->crash_at > 0 ? 3 * SIM_KEYS : SIM_KEYS, true);
+}
+
+void clients_stop(void)
+{
+    for (unsigned i = 0; i < client_count; i++)
+        clients[i].left = clients[i].reads_all ? clients[i].left : 0;
 }
 
 void clients_free(void)

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "sim.h"
@@ -30,7 +31,9 @@ struct command {
     uint64_t from, to;
     unsigned jobs;
     uint64_t twice; /* every so many seeds: run again and compare the hash */
-    bool one, self_test, until_found;
+    bool timed;
+    time_t until; /* timed: no seed begins later; 0: go on until an interrupt */
+    bool one, self_test, until_found, sweep;
 };
 
 static int usage(void)
@@ -38,7 +41,10 @@ static int usage(void)
     fprintf(stderr, "usage: sim --seeds FROM-TO | --seed N [--trace]\n"
                     "  --mode kill|power   crashes of this kind alone\n"
                     "  --ops N             requests a seed\n"
+                    "  --crash-sweep       with --seeds: a crash after every change of the disk that a fixed workload makes\n"
+                    "  --crash-at K --crash-kind kill|power-lost|power-kept|power-torn   with --seed: one of these\n"
                     "  --jobs N            processes (all cores)\n"
+                    "  --seconds N         with --seeds: go on from FROM for so long; 0: until an interrupt\n"
                     "  --twice N           run every Nth seed twice and compare (16; 0: none)\n"
                     "  --plant NAME        break the server on purpose (also: KVD_PLANT=NAME in the environment):");
     for (int i = 1; i < PLANT_COUNT; i++)
@@ -67,11 +73,24 @@ static bool run_one(const struct command *command, struct sim *run, uint64_t see
     return good;
 }
 
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int signum)
+{
+    (void)signum;
+    interrupted = 1;
+}
+
+static bool time_is_up(const struct command *command)
+{
+    return interrupted || (command->until != 0 && time(NULL) >= command->until);
+}
+
 static void work(const struct command *command, struct results *results, unsigned worker, uint64_t seed)
 {
     static struct sim run;
     char why[600];
-    for (; seed < command->to; seed += command->jobs) {
+    for (; seed < command->to && !time_is_up(command); seed += command->jobs) {
         results->current[worker] = seed;
         alarm(SECONDS_A_SEED);
         bool good = run_one(command, &run, seed, why, sizeof why);
@@ -124,6 +143,8 @@ static void run_all(const struct command *command, struct results *results)
     for (unsigned running = command->jobs; running > 0;) {
         int status;
         pid_t pid = wait(&status);
+        if (pid < 0)
+            continue; /* interrupted: so are they */
         for (unsigned i = 0; i < command->jobs; i++) {
             if (pids[i] != pid)
                 continue;
@@ -219,6 +240,16 @@ static bool parse_plant(struct command *command, const char *name)
     return command->options.plant != PLANT_NONE;
 }
 
+static bool parse_crash_kind(struct command *command, const char *name)
+{
+    for (int i = 0; i < CRASH_KINDS; i++) {
+        command->options.crash_kind = (enum crash_kind)i;
+        if (strcmp(crash_kind_name(command->options.crash_kind), name) == 0)
+            return true;
+    }
+    return false;
+}
+
 static bool parse(struct command *command, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
@@ -229,6 +260,10 @@ static bool parse(struct command *command, int argc, char **argv)
         }
         if (strcmp(name, "--must-fail") == 0) {
             command->until_found = true;
+            continue;
+        }
+        if (strcmp(name, "--crash-sweep") == 0) {
+            command->sweep = true;
             continue;
         }
         if (strcmp(name, "--self-test") == 0) {
@@ -245,10 +280,19 @@ static bool parse(struct command *command, int argc, char **argv)
                 return false;
         } else if (strcmp(name, "--mode") == 0) {
             command->options.mode = value[0];
+        } else if (strcmp(name, "--crash-at") == 0) {
+            command->options.crash_at = strtoull(value, NULL, 10);
+        } else if (strcmp(name, "--crash-kind") == 0) {
+            if (!parse_crash_kind(command, value))
+                return false;
         } else if (strcmp(name, "--ops") == 0) {
             command->options.ops = (unsigned)strtoul(value, NULL, 10);
         } else if (strcmp(name, "--jobs") == 0) {
             command->jobs = (unsigned)strtoul(value, NULL, 10);
+        } else if (strcmp(name, "--seconds") == 0) {
+            uint64_t seconds = strtoull(value, NULL, 10);
+            command->timed = true;
+            command->until = seconds ? time(NULL) + (time_t)seconds : 0;
         } else if (strcmp(name, "--twice") == 0) {
             command->twice = strtoull(value, NULL, 10);
         } else if (strcmp(name, "--plant") != 0 || !parse_plant(command, value)) {
@@ -270,13 +314,18 @@ int main(int argc, char **argv)
         return usage();
     if (command.self_test)
         return history_self_test();
-    if (command.one)
+    if (command.one && !command.sweep)
         return run_single(&command);
     if (command.jobs < 1 || command.jobs > WORKERS_MOST)
         command.jobs = 1;
+    if (command.sweep)
+        return sweep_run(&command.options, command.from, command.to, command.jobs, command.until_found);
     struct results *results = mmap(NULL, sizeof *results, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (results == MAP_FAILED)
         return 2;
+    if (command.timed)
+        command.to = UINT64_MAX;
+    signal(SIGINT, interrupt);
     run_all(&command, results);
     return report(&command, results);
 }

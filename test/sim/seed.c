@@ -7,6 +7,11 @@
 enum phase { PHASE_WORK, PHASE_SETTLE, PHASE_READ, PHASE_STOP, PHASE_OVER };
 enum { EVENTS_MOST = 20 * 1000 * 1000, HOURS_MOST = 4 };
 
+static bool sweeping(void)
+{
+    return sim->options->crash_at > 0;
+}
+
 /* ---- the scenario ---- */
 
 static void weights_choose(struct scenario *scenario)
@@ -69,6 +74,35 @@ static void scenario_choose(struct scenario *scenario)
         scenario->weight_sum += 100 - scenario->weights[ACT_LEASE];
         scenario->weights[ACT_LEASE] = 100;
     }
+}
+
+/* A disk that does what it should and is too small, values that do not fit memory either, and what changes files: the same for every k of
+ * a seed. */
+static void scenario_sweep(struct scenario *scenario)
+{
+    static const unsigned often[ACTIONS] = {
+        [ACT_PUT] = 40,          [ACT_GET] = 8,        [ACT_EXISTS] = 3, [ACT_LEASE] = 2, [ACT_REMOVE] = 8,
+        [ACT_REMOVE_PREFIX] = 2, [ACT_REMOVE_ALL] = 1, [ACT_SYNC] = 2,   [ACT_SEAL] = 2,  [ACT_PIN] = 1,
+    };
+    *scenario = (struct scenario){
+        .memory = 4 * MIB,
+        .segment = MIB,
+        .disk = 4 * MIB + 512 * KIB,
+        .write_through = true,
+        .calm = true,
+        .shorts = chance_one_in(2),
+        .clients = 2,
+        .ops = 120,
+        .keys = SIM_KEYS,
+        .pipeline = (unsigned)chance_between(1, 4),
+        .power = sim->options->crash_kind == CRASH_KILL ? 0 : 100,
+        .largest = 300000,
+        .bulky = true,
+        .ack_disk = 50,
+        .replace = 40,
+    };
+    for (unsigned i = 0; i < ACTIONS; i++)
+        scenario->weight_sum += scenario->weights[i] = often[i];
 }
 
 /* ---- lives ---- */
@@ -190,6 +224,13 @@ static void figures_take(const struct life *life)
     sim->figures.dropped += sim->drops_counted + sim->drops_early + sim->drops_bad;
 }
 
+static enum cut cut_choose(void)
+{
+    static const enum cut cuts[CRASH_KINDS] = {CUT_TEARS, CUT_LOSES, CUT_KEEPS, CUT_TEARS};
+    enum cut cut = (enum cut)min_u64(chance_below(5), CUT_TEARS);
+    return sweeping() ? cuts[sim->options->crash_kind] : cut;
+}
+
 static void life_crash(enum escape escape)
 {
     bool power = escape == ESCAPE_CRASH && chance_percent(sim->scenario.power);
@@ -202,8 +243,10 @@ static void life_crash(enum escape escape)
         sim->figures.crashes_kill++;
     figures_take(sim->life);
     files_crash(power);
-    vfs_crash(&sim->vfs, power);
+    vfs_crash(&sim->vfs, power, cut_choose());
     heap_drop();
+    if (sweeping())
+        clients_stop();
     life_next(false);
 }
 
@@ -299,7 +342,8 @@ static bool life_watch(struct life *life)
 static void write_back(void *arg)
 {
     (void)arg;
-    vfs_write_back(&sim->vfs);
+    if (!sweeping())
+        vfs_write_back(&sim->vfs);
     event_add(chance_delay(2 * SECOND) + MS, false, write_back, NULL);
 }
 
@@ -388,7 +432,10 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
     list_init(&sim->routines);
     list_init(&sim->wires);
     history_init(&sim->history);
-    scenario_choose(&sim->scenario);
+    if (sweeping())
+        scenario_sweep(&sim->scenario);
+    else
+        scenario_choose(&sim->scenario);
     sim->lives_left = sim->scenario.lives;
     bool tight = !sim->scenario.calm && chance_one_in(8);
     vfs_init(&sim->vfs, tight ? sim->scenario.disk - chance_below(2 * MIB) : GIB);

@@ -253,3 +253,12 @@ void sim_crash_point(void)
     if (life->crash_step != 0 && life->steps >= life->crash_step)
         sim_escape(ESCAPE_CRASH);
 }
+
+void sim_disk_changed(void)
+{
+    sim_crash_point();
+    if (!sim->life || sim->life->number != 1 || sim->options->crash_at == 0)
+        return;
+    if (++sim->changes == sim->options->crash_at)
+        sim_escape(ESCAPE_CRASH);
+}

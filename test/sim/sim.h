@@ -52,6 +52,9 @@ typedef void (*event_fn)(void *arg);
 
 enum escape { ESCAPE_NONE, ESCAPE_CRASH, ESCAPE_EXIT, ESCAPE_FAIL };
 
+/* How a sweep ends the first life. */
+enum crash_kind { CRASH_KILL, CRASH_UNSYNCED_LOST, CRASH_UNSYNCED_KEPT, CRASH_TORN, CRASH_KINDS };
+
 struct figures {
     uint64_t seeds, events, ops, hits, misses, puts, acked_disk, removes;
     uint64_t lives, crashes_power, crashes_kill, stops, exits;
@@ -123,7 +126,9 @@ struct options {
     enum plant plant;
     int mode; /* 0 both, 'k', 'p' */
     bool trace;
-    unsigned ops; /* 0: by seed */
+    unsigned ops;      /* 0: by seed */
+    uint64_t crash_at; /* sweep.c: right after this change of the disk in the first life; 0: no sweep */
+    enum crash_kind crash_kind;
 };
 
 struct sim {
@@ -160,6 +165,7 @@ struct sim {
     uint32_t wire_number;
     uint64_t drops_counted, drops_early, drops_bad; /* of this life, as far as we have seen */
     uint32_t plant_turn;
+    uint64_t changes;     /* of the disk in the first life of a sweep */
     uint64_t fault_count; /* disk faults so far: those after which things may be missing */
     uint64_t hang_until_us;
     struct history history;
@@ -203,12 +209,18 @@ _Noreturn void sim_fail(const char *format, ...) __attribute__((format(printf, 1
 _Noreturn void sim_escape(enum escape escape);
 /* Something has happened to a disk: the place for a crash. */
 void sim_crash_point(void);
+/* What is on it is another than before (written, synced, made, renamed, unlinked, cut): where a sweep crashes. */
+void sim_disk_changed(void);
 
 /* ---- lives; seed.c ---- */
 
 void life_start(void *arg);
 /* Run one seed. Returns true, or false with sim->why. */
 bool seed_run(struct sim *run, const struct options *options, uint64_t seed);
+
+/* sweep.c: a crash after every change of the disk. Returns an exit status. */
+int sweep_run(const struct options *options, uint64_t from, uint64_t to, unsigned jobs, bool must_fail);
+const char *crash_kind_name(enum crash_kind kind);
 
 /* heap.c: everything the server allocated is given back at once. Returns the number of blocks. */
 uint64_t heap_drop(void);
@@ -279,7 +291,9 @@ struct client;
 void clients_start(void);
 bool clients_done(void);
 void clients_free(void);
-/* At the end: one that reads every key; clients_done() then tells of it. */
+/* They ask for nothing more. */
+void clients_stop(void);
+/* At the end: one that reads every key (in a sweep: and puts it, and reads it again); clients_done() then tells of it. */
 void clients_read_all(void);
 struct span sim_key(unsigned key);
 /* -1 when it is none of ours. */

@@ -314,7 +314,10 @@ static void flight_lands(void *arg)
     int64_t result = flight_run(flight);
     list_remove(&flight->link);
     sim_free(flight);
-    sim_crash_point();
+    if (op->kind == FILE_READ)
+        sim_crash_point();
+    else
+        sim_disk_changed();
     parts->files_in_flight--;
     if (result > 0 && op->kind == FILE_READ)
         parts->read_bytes += (uint64_t)result;
@@ -462,7 +465,10 @@ int fs_open(struct loop *loop, struct file *file, const char *path, unsigned fla
     if (inode->folder)
         return -EINVAL;
     err = open_as(file, inode, flags);
-    sim_crash_point();
+    if (flags & FS_CREATE)
+        sim_disk_changed();
+    else
+        sim_crash_point();
     return err;
 }
 
@@ -500,7 +506,7 @@ int fs_write(struct loop *loop, const struct file *file, const void *buf, uint64
         return err;
     }
     int64_t done = write_iov(open->inode, &iov, 1, offset, len);
-    sim_crash_point();
+    sim_disk_changed();
     return done < 0 ? (int)done : (uint64_t)done < len ? -ENOSPC : 0;
 }
 
@@ -510,7 +516,7 @@ int fs_sync(struct loop *loop, const struct file *file)
     uint64_t upto = sim->vfs.change;
     int err = call(loop, DISK_SYNC, inode->number, upto);
     sync_inode(inode, upto, err);
-    sim_crash_point();
+    sim_disk_changed();
     return err;
 }
 
@@ -520,7 +526,7 @@ int fs_truncate(struct loop *loop, const struct file *file, uint64_t len)
     int err = call(loop, DISK_TRUNCATE, inode->number, len);
     if (!err || chance_one_in(4))
         vfs_truncate(&sim->vfs, inode, len);
-    sim_crash_point();
+    sim_disk_changed();
     return err;
 }
 
@@ -551,7 +557,7 @@ int fs_unlink(struct loop *loop, const char *path)
         return err;
     }
     bool there = vfs_unlink(&sim->vfs, path);
-    sim_crash_point();
+    sim_disk_changed();
     return there ? 0 : -ENOENT;
 }
 
@@ -565,7 +571,7 @@ int fs_rename(struct loop *loop, const char *from, const char *to)
         return err;
     }
     bool there = vfs_rename(&sim->vfs, from, to);
-    sim_crash_point();
+    sim_disk_changed();
     return there ? 0 : -ENOENT;
 }
 
@@ -574,7 +580,7 @@ int fs_sync_dir(struct loop *loop, const char *path)
     int err = call(loop, DISK_SYNC_DIR, path_number(path), 0);
     if (!err && !planted(PLANT_SYNC_LIES))
         vfs_sync_dir(&sim->vfs, path);
-    sim_crash_point();
+    sim_disk_changed();
     return err;
 }
 

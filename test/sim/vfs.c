@@ -449,21 +449,21 @@ void vfs_write_back(struct vfs *vfs)
         vfs_sync_dir(vfs, "");
 }
 
-static enum fate fate_choose(unsigned style)
+static enum fate fate_choose(enum cut cut)
 {
     static const enum fate parts[] = {FATE_ALL, FATE_NONE, FATE_PAGES, FATE_SECTORS, FATE_HEAD, FATE_LENGTH};
-    if (style == 0)
+    if (cut == CUT_LOSES)
         return FATE_NONE;
-    if (style == 1)
+    if (cut == CUT_KEEPS)
         return FATE_ALL;
-    return style == 2 ? (chance_one_in(2) ? FATE_ALL : FATE_NONE) : parts[chance_below(6)];
+    return cut == CUT_EITHER ? (chance_one_in(2) ? FATE_ALL : FATE_NONE) : parts[chance_below(6)];
 }
 
-static void inode_cut(struct vfs *vfs, struct inode *inode, unsigned style)
+static void inode_cut(struct vfs *vfs, struct inode *inode, enum cut cut)
 {
     for (struct list *at; (at = list_first(&inode->changes)) != NULL;) {
         struct change *change = CONTAINER_OF(at, struct change, link);
-        enum fate fate = fate_choose(style);
+        enum fate fate = fate_choose(cut);
         if (change->truncate && fate > FATE_NONE)
             fate = chance_one_in(2) ? FATE_ALL : FATE_NONE;
         change_apply(change, &inode->durable, fate);
@@ -474,11 +474,11 @@ static void inode_cut(struct vfs *vfs, struct inode *inode, unsigned style)
     inode_recount(vfs, inode, before);
 }
 
-static void names_cut(struct vfs *vfs, unsigned style)
+static void names_cut(struct vfs *vfs, enum cut cut)
 {
     for (struct list *at; (at = list_first(&vfs->moves)) != NULL;) {
         struct move *move = CONTAINER_OF(at, struct move, link);
-        if (style == 1 || (style > 1 && chance_one_in(2)))
+        if (cut == CUT_KEEPS || (cut > CUT_KEEPS && chance_one_in(2)))
             move_apply(vfs, move);
         move_free(vfs, move);
     }
@@ -488,20 +488,19 @@ static void names_cut(struct vfs *vfs, unsigned style)
         name_add(&vfs->names, CONTAINER_OF(at, struct name, link)->path, CONTAINER_OF(at, struct name, link)->inode);
 }
 
-void vfs_crash(struct vfs *vfs, bool power)
+void vfs_crash(struct vfs *vfs, bool power, enum cut cut)
 {
     struct list *next;
-    unsigned style = (unsigned)chance_below(5);
     for (struct list *at = vfs->inodes.next; at != &vfs->inodes; at = next) {
         struct inode *inode = CONTAINER_OF(at, struct inode, link);
         next = at->next;
         inode->opens = 0;
         inode->locked = false;
         if (power)
-            inode_cut(vfs, inode, style);
+            inode_cut(vfs, inode, cut);
     }
     if (power)
-        names_cut(vfs, style);
+        names_cut(vfs, cut);
     for (struct list *at = vfs->inodes.next; at != &vfs->inodes; at = next) {
         next = at->next;
         vfs_put(vfs, CONTAINER_OF(at, struct inode, link));

@@ -87,7 +87,8 @@ void vfs_sync_failed(struct vfs *vfs, struct inode *inode, uint64_t upto);
 /* Time makes some things durable. */
 void vfs_write_back(struct vfs *vfs);
 /* Nobody has anything open any more. After a power cut what was not durable survives whole, in parts, or not. */
-void vfs_crash(struct vfs *vfs, bool power);
+enum cut { CUT_LOSES, CUT_KEEPS, CUT_EITHER, CUT_TEARS };
+void vfs_crash(struct vfs *vfs, bool power, enum cut cut);
 uint64_t vfs_segment_bytes(struct vfs *vfs);
 
 #endif
