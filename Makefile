@@ -269,6 +269,31 @@ build/sim build/sim-asan: $(call objects,$(SIM_SRC))
 	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ $(SIM_WRAPS:%=-Wl,--wrap=%) -l:libmsgpackc.a -lxxhash -linih -lm
 -include $(patsubst %.o,%.d,$(call objects,$(SIM_SRC)))
 
+# ---- benchmarks: kvd beside a bare pair of sockets and beside others (test/bench) ----
+
+BENCH_PACKAGES := redis-server memcached
+BENCHERS := build/bench/pair build/bench/rival
+
+.PHONY: bench bench-quick bench-policies
+bench: deps ## kvd's memory path against a bare pair of sockets, redis-server and memcached: medians of ratios, and build/bench.json
+	@scripts/deps $(BENCH_PACKAGES)
+	+@$(SUBMAKE) build $(BENCHERS)
+	@scripts/bench
+
+bench-quick: deps ## the same with short runs, in two minutes
+	@scripts/deps $(BENCH_PACKAGES)
+	+@$(SUBMAKE) build $(BENCHERS)
+	@scripts/bench --quick
+
+bench-policies: deps ## replay TRACE=FILE under each persist policy: what each writes, and what that buys (5 GiB of disk under TMPDIR)
+	+@$(SUBMAKE) build
+	@scripts/compare-policies $(TRACE)
+
+build/bench/%: $(OBJ)/test/bench/%.o $(call objects,src/base/text.c src/base/check.c client/kvctl/crew.c client/kvctl/histogram.c)
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ -lpthread
+
 # ---- what is checked before every commit ----
 
 C_FILES := $(sort $(wildcard src/*.[ch] src/*/*.[ch] client/*.[ch] client/*/*.[ch] test/*/*.[ch]))
@@ -297,7 +322,7 @@ check-seam:
 
 check-scripts:
 	@for f in scripts/* .ci/run; do if head -1 "$$f" | grep -q bash; then bash -n "$$f"; fi; done
-	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py) && echo "  ok    scripts"
+	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py) scripts/run-tests scripts/bench scripts/compare-policies && echo "  ok    scripts"
 
 # gcc's part is the release build itself; clang compiles as well, since some warnings need its optimizer.
 check-compilers:
