@@ -37,6 +37,8 @@ static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_DEPTH] = {"depth", 0, "N", "keys in one call, pipelined underneath (1)"},
     [OPT_SECONDS] = {"seconds", 0, "S", "run for so long (10)"},
     [OPT_KEYS] = {"keys", 0, "N", "how many different keys (64)"},
+    [OPT_KEYS_ONLY] = {"keys-only", 0, NULL, "print the keys alone"},
+    [OPT_NO_VERIFY] = {"no-verify", 0, NULL, "read headers and indexes, not the values"},
 };
 
 const struct option_spec *option_spec(enum option_id id)

@@ -42,6 +42,8 @@ enum option_id {
     OPT_DEPTH,
     OPT_SECONDS,
     OPT_KEYS,
+    OPT_KEYS_ONLY,
+    OPT_NO_VERIFY,
     OPTION_COUNT,
 };
 

@@ -83,5 +83,6 @@ int cmd_info(struct ctl *ctl);
 int cmd_ping(struct ctl *ctl);
 int cmd_replay(struct ctl *ctl);
 int cmd_bench(struct ctl *ctl);
+int cmd_inspect(struct ctl *ctl);
 
 #endif

@@ -56,6 +56,12 @@ static const struct command COMMANDS[] = {
      OPT_BIT(OPT_OP) | OPT_BIT(OPT_SIZE) | OPT_BIT(OPT_CONNECTIONS) | OPT_BIT(OPT_DEPTH) | OPT_BIT(OPT_SECONDS) | OPT_BIT(OPT_COUNT) |
          OPT_BIT(OPT_KEYS) | OPT_BIT(OPT_VERIFY),
      0, 0, cmd_bench},
+    {"inspect", "FILE", "judge a file of the disk tier, without a server",
+     "FILE is a segment, a remove log, a node file, or an object with a file of its own. Prints what is in it and what is wrong\n"
+     "with it, where, and what kvd would make of it at start. Whether another file says that a record is dead is not looked at.\n"
+     "States: indexed (an index names it), walked (found by reading), damaged, void (stepped over), unnamed (not served).\n"
+     "Exits with 0 when nothing is wrong, 1 when something is, 2 when it is no file of kvd's or cannot be read.",
+     OPT_BIT(OPT_KEYS_ONLY) | OPT_BIT(OPT_NO_VERIFY), 1, 1, cmd_inspect},
 };
 
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
