@@ -150,6 +150,10 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "recovered_walked", disk->recovered_walked);
     number(out, "torn_tails", disk->torn_tails);
     number(out, "bad_indexes", disk->bad_indexes);
+    number(out, "trips_total", disk->trips);
+    number(out, "probes_total", disk->probes);
+    number(out, "kills_owed", disk->kills_owed);
+    number(out, "kills_forgotten_total", disk->kills_forgotten);
 }
 
 /* P6: what was forgotten, and what was not written though the policy says so, by reason. */
@@ -167,6 +171,7 @@ static void dropped_section(struct figures *out, const struct sources *from)
     number(out, "unwritten_memory_total", figures->unwritten_memory);
     number(out, "unwritten_closing_total", figures->unwritten_closing);
     number(out, "read_errors_total", figures->read_errors);
+    number(out, "read_timeouts_total", figures->read_timeouts);
 }
 
 static void files_section(struct figures *out, const struct sources *from)

@@ -93,7 +93,9 @@ static void opened(void *arg, int err)
         serve(server);
         return;
     }
-    const char *text = err == -EWOULDBLOCK ? "another kvd is running on it" : error_text(err);
+    struct store_info info;
+    store_info(server->store, &info);
+    const char *text = err == -EWOULDBLOCK ? "another kvd is running on it" : err == -ENODEV ? info.disk_off_reason : error_text(err);
     log_error(server->log, "cannot_use_dir", "dir=\"%s\" node=%s err=\"%s\"", server->config->dir, server->config->node, text);
     server->exit_status = 1;
     server_stop(server);
@@ -142,6 +144,7 @@ static int open_store(struct server *server)
         .memory_bytes = config->memory / BLOCK_BYTES * BLOCK_BYTES,
         .inflight_bytes = config->inflight,
         .queue_bytes = config->write_queue,
+        .read_timeout_ms = config->disk_timeout,
         .persist = persist_of(config),
         .disk =
             {
@@ -151,6 +154,8 @@ static int open_store(struct server *server)
                 .limit_bytes = config->disk,
                 .segment_bytes = config->segment_size,
                 .read_split_bytes = config->read_split,
+                .timeout_ms = config->disk_timeout,
+                .require_fs = config->require_fs,
             },
     };
     int err = store_new(&server->store, server->loop, server->log, &store, &store_events, server);

@@ -53,7 +53,9 @@ static void synced(struct disk_sync *sync, int err)
     int outcome = put->outcome;
     if (err)
         in_doubt(store);
-    if (same && (err || !entry->place))
+    if (same && err == KVD_EOFF)
+        outcome = err; /* what is there may yet be read, when the tier comes back */
+    else if (same && (err || !entry->place))
         outcome = write_again(put, entry);
     else if (err && !entry)
         outcome = err;

@@ -13,6 +13,9 @@ static void loaded(struct disk_read *read, int err);
 static void load_free(struct load *load)
 {
     load->store->inflight -= load->counted;
+    if (load->late)
+        load->store->late_bytes -= load->counted;
+    list_remove(&load->link);
     if (load->entry)
         load->entry->work = NULL;
     blob_unref(load->blob);
@@ -28,6 +31,8 @@ static const char *reason_of(int err)
         return "short";
     case KVD_EOFF:
         return "disk off";
+    case KVD_ETIMEOUT:
+        return "timeout";
     case STORE_MISS:
         return NULL;
     default:
@@ -43,6 +48,16 @@ static void get_take(struct store_get *get, struct blob *blob, uint64_t blob_sta
     get->store->figures.get_bytes += get->blob_length;
 }
 
+static int miss(struct store_get *get, int err)
+{
+    struct store_figures *figures = &get->store->figures;
+    figures->misses++;
+    figures->read_errors += err != KVD_ECORRUPT && err != KVD_ESHORT && err != STORE_MISS;
+    figures->read_timeouts += err == KVD_ETIMEOUT;
+    get->reason = reason_of(err);
+    return STORE_MISS;
+}
+
 /* Answer everybody who waits. */
 static void answer(struct load *load, int err)
 {
@@ -55,10 +70,7 @@ static void answer(struct load *load, int err)
         } else if (err == KVD_EBUSY || err == -ENOMEM) {
             outcome = KVD_EBUSY;
         } else {
-            load->store->figures.misses++;
-            load->store->figures.read_errors += err != KVD_ECORRUPT && err != KVD_ESHORT && err != STORE_MISS;
-            get->reason = reason_of(err);
-            outcome = STORE_MISS;
+            outcome = miss(get, err);
         }
         get->fn(get, outcome);
     }
@@ -128,6 +140,11 @@ static int load_go(struct load *load)
         return err;
     load->counted = need;
     store->inflight += need;
+    load->since_ms = now_ms(store);
+    list_remove(&load->link);
+    list_push_back(&store->reading, &load->link);
+    if (store->config.read_timeout_ms > 0 && !store->read_timer.active)
+        timer_start(&store->read_timer, store->config.read_timeout_ms);
     return 0;
 }
 
@@ -138,8 +155,8 @@ void load_retry_starved(struct store *store)
         int err = list_empty(&load->waiters) ? STORE_MISS : load_go(load); /* they may all have left */
         if (err == KVD_EBUSY)
             return;
-        list_remove(at);
         if (err) {
+            list_remove(at);
             answer(load, err);
             load_free(load);
         }
@@ -155,6 +172,26 @@ void load_expire_starved(struct store *store)
         list_remove(at);
         answer(load, KVD_EBUSY);
         load_free(load);
+    }
+}
+
+/* Who waits is answered; the read lives on, and its buffer with it, until the tier's answer: what it brings then is kept all the same. */
+void load_deadline(struct timer *timer)
+{
+    struct store *store = CONTAINER_OF(timer, struct store, read_timer);
+    uint64_t timeout_ms = store->config.read_timeout_ms;
+    for (struct list *at; (at = list_first(&store->reading)) != NULL;) {
+        struct load *load = CONTAINER_OF(at, struct load, link);
+        if (now_ms(store) < load->since_ms + timeout_ms) {
+            timer_start(timer, load->since_ms + timeout_ms - now_ms(store));
+            return;
+        }
+        list_remove(at);
+        load->late = true;
+        store->late_bytes += load->counted;
+        disk_read_is_late(store->disk, &load->read);
+        answer(load, KVD_ETIMEOUT);
+        room_changed(store);
     }
 }
 
@@ -244,6 +281,8 @@ int load_start(struct store *store, struct entry *entry, struct store_get *get)
     CHECK(entry->place && !entry->blob);
     struct work *work = entry->work;
     struct load *load = work ? CONTAINER_OF(work, struct load, work) : NULL;
+    if (load && load->late)
+        return KVD_ETIMEOUT; /* nor is it read a second time meanwhile */
     if (load) {
         store->figures.loads_shared += get != NULL;
     } else {
@@ -306,10 +345,7 @@ int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
         return err;
     if (err == -ENOMEM)
         return KVD_EBUSY;
-    store->figures.misses++;
-    store->figures.read_errors++;
-    get->reason = reason_of(err);
-    return STORE_MISS;
+    return miss(get, err);
 }
 
 void store_get_cancel(struct store_get *get)

@@ -71,7 +71,7 @@ void bury(struct store *store, struct span key, uint64_t version)
     }
     memcpy(burial->key, key.at, key.len);
     burial->store = store;
-    burial->kill = (struct disk_kill){.kind = KILL_KEY, .name = span_of(burial->key, key.len), .version = version};
+    burial->kill = (struct disk_kill){.kind = KILL_KEY, .name = span_of(burial->key, key.len), .version = version, .keep = true};
     if (disk_kill_start(store->disk, &burial->kill, buried) != 0) {
         in_doubt(store);
         free(burial);
@@ -335,7 +335,7 @@ int store_sync_start(struct store *store, struct store_sync *sync, bool seal, st
     *sync = (struct store_sync){.store = store, .fn = fn, .seal = seal, .upto = store->writing_number, .failed = store->write_failures};
     list_init(&sync->link);
     task_init(&sync->step, store->loop, sync_step);
-    if (disk_state(store->disk) == DISK_OFF)
+    if (disk_state(store->disk) == DISK_OFF || disk_state(store->disk) == DISK_TRIPPED)
         return KVD_EOFF;
     sync->walking = has_unwritten(store);
     if (sync->walking)

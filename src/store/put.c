@@ -77,8 +77,9 @@ int store_put_room(struct store_put *put, void **base, size_t *len)
     CHECK(put->received < put->size);
     if (put->received == blob_room(put->blob)) {
         uint64_t extent = min_u64(POOL_EXTENT_BYTES, blob_room_needed(put->blob) - blob_room(put->blob));
-        bool alone = store->inflight == put->counted;
-        if (!alone && store->inflight + extent > store->inflight_limit)
+        uint64_t inflight = store->inflight - store->late_bytes; /* however many reads hang, puts go on */
+        bool alone = inflight == put->counted;
+        if (!alone && inflight + extent > store->inflight_limit)
             return KVD_EBUSY;
         uint64_t before = blob_room(put->blob);
         int err = evict_for(store, put->blob, false);
@@ -239,7 +240,12 @@ static void killed(struct disk_kill *kill, int err);
 static int kill_first(struct store_put *put)
 {
     struct store *store = put->store;
-    put->kill = (struct disk_kill){.kind = KILL_KEY, .name = put->key, .version = disk_next_version(store->disk)};
+    put->kill = (struct disk_kill){
+        .kind = KILL_KEY,
+        .name = put->key,
+        .version = disk_next_version(store->disk),
+        .keep = !put->replace, /* the old value stays if a replace fails */
+    };
     int err = disk_kill_start(store->disk, &put->kill, killed);
     if (err) {
         store_put_abort(put);
@@ -294,7 +300,7 @@ int store_put_commit(struct store_put *put, store_put_fn fn)
     if (!must_kill_first(store, put, entry))
         return publish(put);
     enum disk_state state = disk_state(store->disk);
-    if (!put->replace && (state == DISK_OPENING || state == DISK_OFF)) {
+    if (!put->replace && (state == DISK_OPENING || state == DISK_OFF || state == DISK_TRIPPED)) {
         /* Nobody knows when the log can be written, and memory keeps its latency (P8). */
         bury(store, put->key, disk_next_version(store->disk));
         return publish(put);

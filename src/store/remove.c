@@ -39,7 +39,7 @@ static void log_removal(struct store_remove *remove, enum kill_kind kind, struct
     if (removal) {
         bytes_copy(removal->name, name.at, name.len);
         removal->remove = remove;
-        removal->kill = (struct disk_kill){.kind = kind, .name = span_of(removal->name, name.len), .version = version};
+        removal->kill = (struct disk_kill){.kind = kind, .name = span_of(removal->name, name.len), .version = version, .keep = true};
         err = disk_kill_start(remove->store->disk, &removal->kill, removal_done);
     }
     if (err == 0) {

@@ -63,6 +63,8 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     store->recovered = !config->disk.dir; /* there is nothing to find */
     list_init(&store->waits);
     list_init(&store->starved);
+    list_init(&store->reading);
+    timer_init(&store->read_timer, loop, load_deadline);
     list_init(&store->writings);
     list_init(&store->syncs);
     list_init(&store->shelves);
@@ -139,6 +141,7 @@ void store_free(struct store *store)
     load_free_starved(store);
     CHECK(list_empty(&store->waits) && list_empty(&store->writings));
     timer_stop(&store->wait_timer);
+    timer_stop(&store->read_timer);
     task_cancel(&store->room_task);
     task_cancel(&store->evict_task);
     struct list *item;

@@ -30,9 +30,10 @@ enum store_outcome { STORE_OK = 0, STORE_PRESENT = 1, STORE_MISS = 2, STORE_PEND
 enum persist { PERSIST_WRITE_THROUGH, PERSIST_NONE };
 
 struct store_config {
-    uint64_t memory_bytes;   /* a multiple of 4 KiB, at least 1 MiB */
-    uint64_t inflight_bytes; /* room of bodies under way and disk reads; at most half the pool counts */
-    uint64_t queue_bytes;    /* records waiting to be written; at most half the pool counts */
+    uint64_t memory_bytes;    /* a multiple of 4 KiB, at least 1 MiB */
+    uint64_t inflight_bytes;  /* room of bodies under way and disk reads; at most half the pool counts */
+    uint64_t queue_bytes;     /* records waiting to be written; at most half the pool counts */
+    uint64_t read_timeout_ms; /* nobody waits longer for a read that has begun; 0: for ever */
     enum persist persist;
     struct disk_config disk;
 };
@@ -260,7 +261,8 @@ struct store_figures {
     uint64_t dropped_versions;  /* put before the version ceiling was known */
     /* objects that stayed in memory only although the policy says disk, by reason */
     uint64_t unwritten_off, unwritten_full, unwritten_error, unwritten_memory, unwritten_closing;
-    uint64_t read_errors; /* gets answered with a miss because the device failed; the replica stays */
+    uint64_t read_errors;   /* gets answered with a miss because the device failed; the replica stays */
+    uint64_t read_timeouts; /* of them, those whose read had not ended by its deadline */
     uint64_t waits, waits_expired;
 };
 

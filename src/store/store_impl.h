@@ -53,9 +53,10 @@ struct load {
     struct entry *entry; /* NULL once the object was removed or replaced, and for ranges read alone */
     struct blob *blob;
     struct list waiters; /* struct store_get */
-    struct list link;    /* store->starved while it has no room */
-    uint64_t since_ms;
+    struct list link;    /* store->starved while it has no room; store->reading until its deadline */
+    uint64_t since_ms;   /* it waits for room; it is being read */
     uint64_t counted;
+    bool late; /* its deadline has passed: who waited was answered, and its room is the kernel's until the tier's answer */
     struct disk_read read;
     uint8_t key[];
 };
@@ -80,6 +81,9 @@ struct store {
 
     struct list waits;   /* struct store_wait */
     struct list starved; /* struct load */
+    struct list reading; /* struct load: the deadlines that come, in order */
+    struct timer read_timer;
+    uint64_t late_bytes; /* of inflight, what is late: it bounds reads, not bodies */
     struct timer wait_timer;
     struct task room_task;  /* room may have come free: try waiters again */
     struct task evict_task; /* on the way from the high to the low watermark */
@@ -196,6 +200,8 @@ void load_abandon(struct store *store, const struct segment *segment);
 void load_free_starved(struct store *store);
 void load_retry_starved(struct store *store);
 void load_expire_starved(struct store *store);
+/* The first of the reads under way is at its deadline. */
+void load_deadline(struct timer *timer);
 
 /* durable.c */
 /* Have fn run when the object is on stable storage. STORE_PENDING or an error. */

@@ -19,7 +19,8 @@ void disk_post(struct disk *disk)
 
 void disk_job_start(struct disk *disk, struct job *job, job_fn work, job_fn done)
 {
-    disk->jobs++;
+    if (disk->jobs++ == 0)
+        disk->health.jobs_moved_ms = loop_now_ms(disk->loop);
     job_start(disk->loop, job, work, done);
 }
 
@@ -27,6 +28,7 @@ void disk_job_ended(struct disk *disk)
 {
     CHECK(disk->jobs > 0);
     disk->jobs--;
+    disk->health.jobs_moved_ms = loop_now_ms(disk->loop);
     disk_post(disk);
 }
 
@@ -53,11 +55,14 @@ static void pump(struct task *task)
 {
     struct disk *disk = CONTAINER_OF(task, struct disk, pump);
     if (disk->state == DISK_RECOVERING || disk->state == DISK_ON) {
-        disk_kills_pump(disk);
-        disk_writes_pump(disk);
+        disk_health_pump(disk);
+        if (!disk->health.tripped) {
+            disk_kills_pump(disk);
+            disk_writes_pump(disk);
+            disk_compact_pump(disk);
+            disk_raise_maybe(disk);
+        }
         segments_pump(disk);
-        disk_compact_pump(disk);
-        disk_raise_maybe(disk);
     }
     syncs_pump(disk);
     if (disk->closing)
@@ -130,7 +135,9 @@ int disk_new(struct disk **out, struct loop *loop, const struct log *log, const 
     disk->state = config->dir ? DISK_OPENING : DISK_OFF;
     lists_init(disk);
     sizes_take(disk, config);
-    int err = names_take(disk, config);
+    int err = disk_health_init(disk, config);
+    if (!err)
+        err = names_take(disk, config);
     if (!err && config->dir)
         err = disk_begin(disk);
     if (err) {
@@ -158,6 +165,7 @@ void disk_free(struct disk *disk)
     segments_free(&disk->stuck);
     disk_slots_fini(disk);
     log_frame_fini(&disk->frame);
+    disk_health_fini(disk);
     kill_map_free(disk->dead_log);
     kill_map_free(disk->dead_live);
     free(disk->found_files);
@@ -173,17 +181,19 @@ void disk_free(struct disk *disk)
 
 enum disk_state disk_state(const struct disk *disk)
 {
-    return disk->state;
+    return disk->health.tripped ? DISK_TRIPPED : disk->state;
 }
 
 const char *disk_state_name(const struct disk *disk)
 {
-    static const char *const names[] = {"opening", "recovering", "on", "off"};
-    return names[disk->state];
+    static const char *const names[] = {"opening", "recovering", "on", "off", "tripped"};
+    return names[disk_state(disk)];
 }
 
 const char *disk_trouble(const struct disk *disk)
 {
+    if (disk->health.tripped)
+        return disk->health.reason;
     return disk->create_err ? error_text(disk->create_err) : "";
 }
 
@@ -198,6 +208,7 @@ void disk_get_figures(const struct disk *disk, struct disk_figures *out)
     out->limit_bytes = disk->limit_bytes;
     out->used_bytes = disk->used_bytes;
     out->drain_bytes_per_s = disk->drain_rate;
+    out->kills_owed = disk->health.owed_count;
     out->log_bytes = disk->log_open ? disk->log_length : 0;
     for (size_t i = 0; i < disk->closed_logs.count; i++)
         out->log_bytes += disk->closed_logs.at[i].bytes;
@@ -208,8 +219,7 @@ void disk_get_figures(const struct disk *disk, struct disk_figures *out)
 struct raise {
     struct job job;
     struct disk *disk; /* for `done` */
-    struct loop *loop;
-    const char *folder, *node, *cluster;
+    struct disk_place place;
     struct node_state state;
     int err;
 };
@@ -217,7 +227,10 @@ struct raise {
 static void raise_work(struct job *job)
 {
     struct raise *raise = CONTAINER_OF(job, struct raise, job);
-    raise->err = node_file_store(raise->loop, raise->folder, raise->node, raise->cluster, &raise->state);
+    const struct disk_place *place = &raise->place;
+    raise->err = disk_place_check(place, NULL);
+    if (!raise->err)
+        raise->err = node_file_store(place->loop, place->folder, place->node, place->cluster, &raise->state);
 }
 
 static void raise_done(struct job *job)
@@ -225,8 +238,9 @@ static void raise_done(struct job *job)
     struct raise *raise = CONTAINER_OF(job, struct raise, job);
     struct disk *disk = raise->disk;
     int err = raise->err;
-    disk->raising = false;
+    disk->raising = disk->log_hung = false;
     disk_job_ended(disk);
+    disk_health_note(disk, err);
     if (!err) {
         disk->ceiling = raise->state.ceiling;
         disk->generation = raise->state.generation;
@@ -248,13 +262,11 @@ static void raise_start(struct disk *disk)
     if (!raise)
         return;
     raise->disk = disk;
-    raise->loop = disk->loop;
-    raise->folder = disk->folder;
-    raise->node = disk->node;
-    raise->cluster = disk->cluster;
+    disk_place_of(disk, &raise->place);
     raise->state.generation = disk->generation + 1;
     raise->state.ceiling = max_u64(disk->version, disk->ceiling) + VERSION_STEP;
     disk->raising = true;
+    disk->raise_tried = raise->state;
     disk_job_start(disk, &raise->job, raise_work, raise_done);
 }
 
@@ -291,7 +303,7 @@ bool disk_versions_jumped(const struct disk *disk)
 
 static int sync_allowed(const struct disk *disk)
 {
-    if (disk->state == DISK_OFF)
+    if (disk->state == DISK_OFF || disk->health.tripped)
         return KVD_EOFF;
     return disk->closing ? KVD_ECLOSING : 0;
 }
@@ -493,6 +505,7 @@ static void close_end(struct disk *disk)
     disk->closed = true;
     task_cancel(&disk->pump);
     task_cancel(&disk->announce);
+    disk_health_stop(disk);
     disk->closed_fn(disk->closed_arg);
 }
 
@@ -535,6 +548,7 @@ void disk_close(struct disk *disk, bool abandon, disk_closed_fn fn, void *arg)
 {
     CHECK(!disk->closing);
     disk->closing = true;
+    disk_health_stop(disk);
     disk->abandon = abandon;
     disk->closed_fn = fn;
     disk->closed_arg = arg;

@@ -38,6 +38,8 @@ struct disk_config {
     uint64_t limit_bytes;      /* bytes used stay at or below it */
     uint64_t segment_bytes;    /* full size of a segment; a larger record gets a segment of its own, as large as it needs */
     uint64_t read_split_bytes; /* reads are split into pieces of this size; a multiple of 256 KiB */
+    uint64_t timeout_ms;       /* what takes longer has failed, as far as anybody waits for it; 0: 5 s */
+    const char *require_fs;    /* type of file system that the directory must be on, as mountinfo has it; NULL or "": any */
 };
 
 /* A record found at start. Spans are borrowed for the call. */
@@ -77,12 +79,14 @@ typedef void (*disk_closed_fn)(void *arg);
 void disk_close(struct disk *disk, bool abandon, disk_closed_fn fn, void *arg);
 void disk_free(struct disk *disk);
 
-enum disk_state { DISK_OPENING, DISK_RECOVERING, DISK_ON, DISK_OFF };
+/* Tripped: the device failed again and again. Reads, writes, kills and syncs end with KVD_EOFF at once; what the tier holds stays known,
+ * and it comes back by itself when a probe of the folder works. */
+enum disk_state { DISK_OPENING, DISK_RECOVERING, DISK_ON, DISK_OFF, DISK_TRIPPED };
 enum disk_state disk_state(const struct disk *disk);
-/* "opening", "recovering", "on", "off"; why it is off, or "". */
+/* "opening", "recovering", "on", "off", "tripped"; why it is off, or "". */
 const char *disk_state_name(const struct disk *disk);
 const char *disk_off_reason(const struct disk *disk);
-/* Why new segments cannot be made at the moment, or "". */
+/* Why it is tripped, or why new segments cannot be made at the moment, or "". */
 const char *disk_trouble(const struct disk *disk);
 
 /* The next version: larger than any that this node ever gave (its ceiling is kept 2^20 ahead in the node file). Before opened(0)
@@ -147,16 +151,20 @@ int disk_seal_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
 /* ---- what is dead ---- */
 
 struct disk_kill;
-/* err 0: it is on stable storage: no restart shows a version up to `version` of what it names. Otherwise -errno, KVD_EOFF. */
+/* err 0: it is on stable storage: no restart shows a version up to `version` of what it names. Otherwise -errno, KVD_EOFF, or KVD_ETIMEOUT:
+ * nobody knows, and it may get there yet. */
 typedef void (*disk_kill_fn)(struct disk_kill *kill, int err);
 struct disk_kill {
     enum kill_kind kind;
     struct span name; /* key or prefix; borrowed until fn */
     uint64_t version; /* this version and all before it are dead */
+    bool keep; /* it is gone for good: should the log not take it now (KVD_EOFF of the start included), the tier tries again later, as
+                  long as the process lives, within a bound */
     /* the tier's */
     disk_kill_fn fn;
     struct list link;
     struct segment *segment;
+    uint64_t since_ms;
     int err;
 };
 /* Append to the remove log; entries of one turn and those that come while a sync runs share the next write and fsync. fn runs in the order
@@ -192,6 +200,9 @@ struct disk_read {
 /* All that are started in one turn are submitted together; large ones are split. The segment stays readable until fn, even if it
  * is given up meanwhile. Returns 0, KVD_EOFF, or -ENOMEM: then fn will not run. */
 int disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
+/* The read is under way, and nobody waits for it any more: it took too long. fn comes all the same, and until then the blob is the
+ * kernel's. */
+void disk_read_is_late(struct disk *disk, struct disk_read *read);
 
 /* ---- segments ---- */
 
@@ -227,6 +238,8 @@ struct disk_figures {
     uint64_t queued_bytes, queued_records, drain_bytes_per_s;
     uint64_t recovery_ms;
     uint64_t longest_announce_us; /* CPU time of one turn's announcing at start */
+    uint64_t trips, probes;
+    uint64_t kills_owed, kills_forgotten; /* that failed and are to be tried again; that failed beyond that bound */
 };
 void disk_get_figures(const struct disk *disk, struct disk_figures *out);
 

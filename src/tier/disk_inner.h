@@ -30,6 +30,15 @@ enum {
     SEGMENT_MIN_BYTES = 256 << 10,
     SPACE_KEPT_FREE = 1 << 20, /* of the file system: for the remove log, without which nothing can be given up */
     CREATE_RETRY_MS = 1000,
+    TIMEOUT_MS = 5000,
+    TRIP_FAILURES = 5, /* in a row */
+    PROBE_MS = 2000,   /* between probes; doubled up to the most when the tier trips again before anything has worked */
+    PROBE_MOST_MS = 16000,
+    WATCHES_A_TIMEOUT = 4,
+    WATCH_LEAST_MS = 20,
+    OWED_MOST = 1 << 16,
+    OWED_BYTES = 8 << 20, /* of names */
+    OWED_A_TURN = 64,
 };
 
 /* A record on its way to the disk. */
@@ -44,6 +53,7 @@ struct write_slot {
     uint8_t *own_header; /* for a header that is longer; or NULL */
     uint64_t header_bytes;
     uint64_t done_bytes;
+    uint64_t since_ms; /* the piece that is under way */
 };
 
 /* A closed log. */
@@ -69,6 +79,23 @@ struct recover_run {
     bool announcing;
 };
 
+/* See disk_health.c. */
+struct health {
+    bool tripped;
+    bool fail_due; /* those who wait are to be told */
+    bool answered; /* something has worked since the tier opened or came back */
+    uint32_t failures;
+    uint64_t timeout_ms, pause_ms;
+    uint64_t since_ms; /* tripped */
+    uint64_t jobs_moved_ms;
+    char reason[160];
+    char *require_fs;
+    struct timer timer; /* the next probe, or the next look at what hangs */
+    struct list owed;
+    uint32_t owed_count;
+    uint64_t owed_bytes;
+};
+
 struct found_file {
     uint64_t sequence;
     uint64_t bytes;
@@ -88,6 +115,7 @@ struct disk {
 
     enum disk_state state;
     char off_reason[160];
+    struct health health;
     struct task pump;
     struct disk_figures figures;
     uint32_t jobs; /* under way */
@@ -104,6 +132,7 @@ struct disk {
     uint64_t version;
     uint64_t ceiling; /* durable */
     uint64_t generation;
+    struct node_state raise_tried; /* that may be in the node file though writing it failed */
     bool jumped, raising;
     int raise_err; /* of a try that failed; kills that wait are to get it */
 
@@ -148,6 +177,8 @@ struct disk {
     uint64_t frame_done_bytes;
     struct file_op frame_op;
     bool frame_running, frame_failed;
+    bool log_hung; /* what is under way with the log takes too long: nobody waits for it */
+    uint64_t frame_since_ms;
     struct file log_file;
     bool log_open;
     uint64_t log_sequence;
@@ -179,6 +210,33 @@ void disk_job_ended(struct disk *disk);
 bool disk_version_allowed(struct disk *disk, uint64_t version);
 void disk_raise_maybe(struct disk *disk);
 
+/* ---- disk_health.c ---- */
+
+/* Where the folder is, for jobs; borrowed from the disk, which outlives them. */
+struct disk_place {
+    struct loop *loop;
+    const char *folder, *node, *cluster, *require_fs;
+    uint64_t device;
+};
+void disk_place_of(const struct disk *disk, struct disk_place *place);
+/* The mount may have gone and left a bare folder: a new file there would fill the wrong disk. 0, -ENODEV: it is not the folder that was
+ * opened, or -errno. *free_bytes, if it is not NULL: of the file system. Blocking, for jobs. */
+int disk_place_check(const struct disk_place *place, uint64_t *free_bytes);
+/* And our node file must be there. */
+int disk_place_check_marker(const struct disk_place *place, uint64_t *free_bytes);
+
+/* 0 or -ENOMEM. */
+int disk_health_init(struct disk *disk, const struct disk_config *config);
+/* The tier has opened: watch over it. */
+void disk_health_start(struct disk *disk);
+void disk_health_stop(struct disk *disk);
+void disk_health_fini(struct disk *disk);
+void disk_health_pump(struct disk *disk);
+/* Something has worked (0) or failed. Harmless before the tier has opened. */
+void disk_health_note(struct disk *disk, int err);
+/* This kill has failed: if it is to be kept, try again later. */
+void disk_owe(struct disk *disk, const struct disk_kill *kill);
+
 /* ---- disk_write.c ---- */
 int disk_slots_init(struct disk *disk);
 void disk_slots_fini(struct disk *disk);
@@ -192,6 +250,10 @@ uint64_t disk_writes_min_version(const struct disk *disk);
 /* ---- disk_kill.c ---- */
 void disk_kills_pump(struct disk *disk);
 void disk_kills_fail(struct disk *disk, int err);
+/* Those in the frame that is being written, too: it may get there yet. */
+void disk_kills_give_up(struct disk *disk, int err);
+/* Do so if the oldest has waited too long. */
+void disk_kills_expire(struct disk *disk);
 /* What is queued was to kill all that is on disk, but its versions were taken from too low a clock. */
 void disk_kills_raise(struct disk *disk);
 /* What is found from now on must not show what this kill names. */

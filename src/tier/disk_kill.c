@@ -53,8 +53,13 @@ static int kill_queue(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn
         return KVD_EOFF;
     if (disk->closing)
         return KVD_ECLOSING;
+    if (disk->health.tripped) {
+        disk_owe(disk, kill);
+        return KVD_EOFF;
+    }
     kill->fn = fn;
     kill->err = 0;
+    kill->since_ms = loop_now_ms(disk->loop);
     list_init(&kill->link);
     list_push_back(&disk->kills, &kill->link);
     pending_add(disk, kill);
@@ -106,6 +111,8 @@ static void kill_end(struct disk *disk, struct disk_kill *kill, int err)
     }
     if (!err)
         disk->figures.kills++;
+    else
+        disk_owe(disk, kill);
     kill->err = err;
     disk_kill_fn fn = kill->fn;
     fn(kill, err);
@@ -125,6 +132,24 @@ static void kills_end(struct disk *disk, struct list *kills, int err)
 void disk_kills_fail(struct disk *disk, int err)
 {
     kills_end(disk, &disk->kills, err);
+}
+
+void disk_kills_give_up(struct disk *disk, int err)
+{
+    kills_end(disk, &disk->kills_running, err);
+    kills_end(disk, &disk->kills, err);
+}
+
+void disk_kills_expire(struct disk *disk)
+{
+    struct list *first = list_first(&disk->kills_running);
+    if (!first)
+        first = list_first(&disk->kills);
+    if (!first || loop_now_ms(disk->loop) - CONTAINER_OF(first, struct disk_kill, link)->since_ms < disk->health.timeout_ms)
+        return;
+    log_warn(disk->log, "remove_log_late", "file=removes-%016" PRIx64 ".log", disk->log_sequence);
+    disk->log_hung = disk->frame_running || disk->rotating || disk->raising;
+    disk_kills_give_up(disk, KVD_ETIMEOUT);
 }
 
 /* ---- logs ---- */
@@ -161,8 +186,7 @@ void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id
 struct rotation {
     struct job job;
     struct disk *disk; /* for `done` */
-    struct loop *loop;
-    const char *folder;
+    struct disk_place place;
     struct file old, file;
     bool has_old;
     uint64_t cut_at; /* the end of the last good frame of `old`, when one behind it failed; else 0 */
@@ -174,11 +198,14 @@ struct rotation {
 static void rotation_work(struct job *job)
 {
     struct rotation *rotation = CONTAINER_OF(job, struct rotation, job);
-    if (rotation->has_old && rotation->cut_at > 0 && fs_truncate(rotation->loop, &rotation->old, rotation->cut_at) == 0)
-        (void)fs_sync(rotation->loop, &rotation->old); /* what failed is not to be found by a restart, if that can be helped */
+    struct loop *loop = rotation->place.loop;
+    if (rotation->has_old && rotation->cut_at > 0 && fs_truncate(loop, &rotation->old, rotation->cut_at) == 0)
+        (void)fs_sync(loop, &rotation->old); /* what failed is not to be found by a restart, if that can be helped */
     if (rotation->has_old)
-        (void)fs_close(rotation->loop, &rotation->old);
-    rotation->err = remove_log_create(rotation->loop, rotation->folder, rotation->sequence, &rotation->file, rotation->id);
+        (void)fs_close(loop, &rotation->old);
+    rotation->err = disk_place_check_marker(&rotation->place, NULL);
+    if (!rotation->err)
+        rotation->err = remove_log_create(loop, rotation->place.folder, rotation->sequence, &rotation->file, rotation->id);
 }
 
 static void rotation_done(struct job *job)
@@ -186,8 +213,9 @@ static void rotation_done(struct job *job)
     struct rotation *rotation = CONTAINER_OF(job, struct rotation, job);
     struct disk *disk = rotation->disk;
     int err = rotation->err;
-    disk->rotating = false;
+    disk->rotating = disk->log_hung = false;
     disk_job_ended(disk);
+    disk_health_note(disk, err);
     if (!err) {
         disk_log_begin(disk, &rotation->file, rotation->id, rotation->sequence);
         disk->compact_due = true;
@@ -213,8 +241,7 @@ static void rotation_start(struct disk *disk)
         return;
     }
     rotation->disk = disk;
-    rotation->loop = disk->loop;
-    rotation->folder = disk->folder;
+    disk_place_of(disk, &rotation->place);
     rotation->has_old = disk->log_open;
     rotation->old = disk->log_file;
     rotation->cut_at = disk->frame_failed ? disk->log_length : 0;
@@ -228,7 +255,8 @@ static void rotation_start(struct disk *disk)
 
 static void frame_end(struct disk *disk, int err)
 {
-    disk->frame_running = false;
+    disk->frame_running = disk->log_hung = false;
+    disk_health_note(disk, err);
     if (err) {
         log_error(disk->log, "write_failed", "file=removes-%016" PRIx64 ".log what=frame error=\"%s\"", disk->log_sequence,
                   error_text(err));
@@ -273,6 +301,7 @@ static void frame_write(struct disk *disk)
 {
     uint32_t bytes = log_frame_finish(&disk->frame, disk->log_id, disk->log_frames);
     disk->frame_running = true;
+    disk->frame_since_ms = loop_now_ms(disk->loop);
     disk->frame_done_bytes = 0;
     disk->frame_iov = (struct iovec){disk->frame.at, bytes};
     disk->frame_op.file = &disk->log_file;
@@ -309,6 +338,10 @@ static void frame_gather(struct disk *disk)
 
 void disk_kills_pump(struct disk *disk)
 {
+    if (disk->log_hung) {
+        disk_kills_fail(disk, KVD_ETIMEOUT);
+        return;
+    }
     if (disk->frame_running || disk->rotating)
         return;
     if (disk->raise_err) {
@@ -333,8 +366,7 @@ void disk_kills_pump(struct disk *disk)
 struct compact {
     struct job job;
     struct disk *disk; /* for `done` */
-    struct loop *loop;
-    const char *folder;
+    struct disk_place place;
     struct log_needs needs;
     uint8_t (*ids)[DISK_ID_BYTES];
     uint64_t *sequences;
@@ -354,8 +386,10 @@ static void compact_free(struct compact *compact)
 static void compact_work(struct job *job)
 {
     struct compact *compact = CONTAINER_OF(job, struct compact, job);
-    compact->err = remove_log_compact(compact->loop, compact->folder, compact->sequences, compact->count, &compact->needs,
-                                      &compact->summary, &compact->bytes);
+    compact->err = disk_place_check(&compact->place, NULL);
+    if (!compact->err)
+        compact->err = remove_log_compact(compact->place.loop, compact->place.folder, compact->sequences, compact->count, &compact->needs,
+                                          &compact->summary, &compact->bytes);
 }
 
 static bool compact_has(const struct compact *compact, uint64_t sequence)
@@ -468,8 +502,7 @@ static struct compact *compact_new(struct disk *disk)
     size_t count = ids_collect(&disk->segments, compact->ids, &all_known);
     count += ids_collect(&disk->stuck, compact->ids + count, &all_known);
     compact->disk = disk;
-    compact->loop = disk->loop;
-    compact->folder = disk->folder;
+    disk_place_of(disk, &compact->place);
     compact->needs = (struct log_needs){
         .min_version = versions_floor(disk), .segments = compact->ids, .segment_count = count, .keep_all_segments = !all_known};
     return compact;

@@ -45,6 +45,7 @@ struct opening {
     struct loop *loop;
     const struct log *log;
     const char *dir, *cluster, *node, *folder;
+    const char *require_fs;
     uint64_t start_version, first_version;
     /* what came of it */
     int err;
@@ -87,6 +88,40 @@ static int folder_check(struct opening *opening, const char *path)
     }
     opening->device = info.device;
     return 0;
+}
+
+/* Of the directory, or of the nearest folder above it that is there. */
+static int nearest_info(const struct opening *opening, struct fs_dir_info *info)
+{
+    char *path = strdup(opening->dir);
+    if (!path)
+        return -ENOMEM;
+    int err = fs_dir_info(opening->loop, path, info);
+    for (char *slash; err == -ENOENT && (slash = strrchr(path, '/')) != NULL;) {
+        *slash = '\0';
+        err = fs_dir_info(opening->loop, slash == path ? "/" : path, info);
+    }
+    if (err == -ENOENT)
+        err = fs_dir_info(opening->loop, ".", info);
+    free(path);
+    return err;
+}
+
+/* Before a folder is made: with the mount away, it would be on the disk below. */
+static int fs_check(struct opening *opening)
+{
+    struct fs_dir_info info;
+    if (opening->require_fs[0] == '\0')
+        return 0;
+    int err = nearest_info(opening, &info);
+    if (err)
+        return opening_fail(opening, err, opening->dir);
+    if (strcmp(opening->require_fs, info.type) == 0)
+        return 0;
+    opening->err = -ENODEV;
+    (void)snprintf(opening->reason, sizeof opening->reason, "the directory is on %s, and require-fs says %.64s", info.type,
+                   opening->require_fs);
+    return opening->err;
 }
 
 static int folders_make(struct opening *opening)
@@ -165,7 +200,7 @@ static bool log_seen(struct opening *opening, uint64_t sequence)
 static bool name_is_temp(const char *name)
 {
     uint64_t sequence;
-    return strcmp(name, "node.tmp") == 0 || name_parse(name, "removes-", ".log.tmp", &sequence);
+    return strcmp(name, "node.tmp") == 0 || strcmp(name, "probe.tmp") == 0 || name_parse(name, "removes-", ".log.tmp", &sequence);
 }
 
 static bool entry_seen(void *arg, const char *name, bool regular, uint64_t size)
@@ -292,7 +327,9 @@ static int folder_begin(struct opening *opening)
 static void opening_work(struct job *job)
 {
     struct opening *opening = CONTAINER_OF(job, struct opening, job);
-    int err = folders_make(opening);
+    int err = fs_check(opening);
+    if (!err)
+        err = folders_make(opening);
     if (!err)
         err = folder_lock(opening);
     if (!err)
@@ -367,6 +404,7 @@ static void opening_done(struct job *job)
     } else {
         opening_take(disk, opening);
         disk->state = DISK_RECOVERING;
+        disk_health_start(disk);
         log_info(disk->log, "disk_opened",
                  "dir=\"%s\" segments=%zu logs=%zu used_bytes=%" PRIu64 " limit_bytes=%" PRIu64 " segment_bytes=%" PRIu64, disk->folder,
                  disk->found_count, disk->closed_logs.count, disk->used_bytes, disk->limit_bytes, disk->segment_bytes);
@@ -390,6 +428,7 @@ int disk_open_start(struct disk *disk)
     opening->cluster = disk->cluster;
     opening->node = disk->node;
     opening->folder = disk->folder;
+    opening->require_fs = disk->health.require_fs;
     opening->start_version = opening->first_version = disk->version;
     disk_job_start(disk, &opening->job, opening_work, opening_done);
     return 0;
@@ -511,6 +550,17 @@ static void run_unlink(struct recover_run *run)
     run_continue(run);
 }
 
+/* Making it failed, and so did taking it away. */
+static void run_leave_out(struct recover_run *run)
+{
+    struct disk *disk = run->disk;
+    log_info(disk->log, "segment_empty", "file=%s what=\"never begun: unlinked\"", run->segment->below);
+    disk->used_bytes -= run->segment->accounted;
+    segment_free(run->segment);
+    run_end(run);
+    run_continue(run);
+}
+
 static void run_take(struct recover_run *run)
 {
     run->segment->file = run->recovery.file;
@@ -525,6 +575,11 @@ static void run_stepped(struct job *job)
     struct disk *disk = run->disk;
     bool first = recovery->opened && run->segment->file.fd < 0;
     disk_job_ended(disk);
+    disk_health_note(disk, recovery->outcome == RECOVERY_UNREADABLE ? recovery->err : 0);
+    if (recovery->outcome == RECOVERY_EMPTY) {
+        run_leave_out(run);
+        return;
+    }
     if (recovery->outcome == RECOVERY_NEWER || recovery->outcome == RECOVERY_UNREADABLE) {
         run_leave_alone(run);
         return;

@@ -92,6 +92,7 @@ static void reading_end(struct reading *reading)
     struct segment *segment = read->where.segment;
     int err = reading_judge(reading);
     figures_note(disk, read, err);
+    disk_health_note(disk, err == KVD_ECORRUPT || err == KVD_ESHORT ? 0 : err);
     if (err)
         log_warn(disk->log, "read_failed", "file=%s block=%u error=\"%s\"", segment->below, read->where.block, error_text(err));
     read->pieces = NULL;
@@ -218,7 +219,7 @@ static struct reading *reading_new(struct disk *disk, struct disk_read *read)
 
 int disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn)
 {
-    if (disk->state == DISK_OFF || disk->state == DISK_OPENING || disk->closing)
+    if (disk->state == DISK_OFF || disk->state == DISK_OPENING || disk->health.tripped || disk->closing)
         return KVD_EOFF;
     struct segment *segment = read->where.segment;
     CHECK(segment->state != SEGMENT_DEAD && segment->state != SEGMENT_UNLINKING);

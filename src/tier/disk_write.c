@@ -132,6 +132,7 @@ static void slot_done(struct write_slot *slot, int err)
     segment_appended(segment, &slot->append, err);
     disk->in_flight_bytes -= write->bytes;
     slot_give_back(slot);
+    disk_health_note(disk, err);
     if (!err) {
         disk->figures.writes++;
         disk->figures.written_bytes += write->bytes;
@@ -141,7 +142,7 @@ static void slot_done(struct write_slot *slot, int err)
     }
     log_warn(disk->log, "write_failed", "file=%s what=record attempt=%d error=\"%s\"", segment->below, write->attempts, error_text(err));
     disk->figures.write_errors++;
-    if (write->attempts < WRITE_ATTEMPTS && !(disk->closing && disk->abandon)) {
+    if (write->attempts < WRITE_ATTEMPTS && !disk->health.tripped && !(disk->closing && disk->abandon)) {
         disk->figures.write_retries++;
         write_queue(disk, write, true);
         return;
@@ -188,6 +189,7 @@ static void slot_write_piece(struct write_slot *slot)
     slot->op.iov = slot->iov;
     slot->op.iov_count = count;
     slot->op.offset = slot->append.offset + slot->done_bytes;
+    slot->since_ms = loop_now_ms(slot->disk->loop);
     file_write_start(slot->disk->loop, &slot->op, slot_piece_written);
 }
 
@@ -263,28 +265,19 @@ struct creation {
     struct disk *disk; /* for `done` */
     struct loop *loop;
     struct segment *segment; /* `work` may read what never changes */
-    const char *folder, *node, *cluster;
-    uint64_t device;
-    uint64_t wall_ms;
+    struct disk_place place;
     struct layout_head head;
     struct file file;
     int err;
 };
 
-/* The mount may have gone and left a bare folder: a new file there would fill the wrong disk. */
 static int creation_check_place(const struct creation *creation)
 {
-    struct fs_dir_info info;
-    int err = fs_dir_info(creation->loop, creation->folder, &info);
+    uint64_t free_bytes;
+    int err = disk_place_check_marker(&creation->place, &free_bytes);
     if (err)
         return err;
-    if (info.device != creation->device)
-        return -ENODEV;
-    if (info.free_bytes < creation->head.full_bytes + SPACE_KEPT_FREE)
-        return -ENOSPC;
-    struct node_state state;
-    err = node_file_load(creation->loop, creation->folder, creation->node, creation->cluster, &state);
-    return err <= KVD_EPROTO ? -EIO : err; /* a write does not end with what is said of values */
+    return free_bytes < creation->head.full_bytes + SPACE_KEPT_FREE ? -ENOSPC : 0;
 }
 
 static int creation_write_head(struct creation *creation)
@@ -299,7 +292,7 @@ static int creation_write_head(struct creation *creation)
     if (!err)
         err = fs_sync(creation->loop, &creation->file);
     if (!err)
-        err = fs_sync_dir(creation->loop, creation->folder);
+        err = fs_sync_dir(creation->loop, creation->place.folder);
     free(block);
     return err;
 }
@@ -318,13 +311,15 @@ static void creation_work(struct job *job)
     if (err)
         return;
     err = creation_write_head(creation);
+    if (err)
+        (void)fs_truncate(creation->loop, &creation->file, 0);
     int close_err = fs_close(creation->loop, &creation->file);
     if (!err)
         err = close_err;
     if (!err)
         err = fs_open(creation->loop, &creation->file, path, FS_DIRECT);
     if (err)
-        (void)fs_unlink(creation->loop, path);
+        (void)fs_unlink(creation->loop, path); /* what is left of it if that fails, too, a restart finds empty */
     creation->err = err;
 }
 
@@ -377,6 +372,7 @@ static void creation_done(struct job *job)
     int err = creation->err;
     disk->creating = NULL;
     disk_job_ended(disk);
+    disk_health_note(disk, err);
     if (!err) {
         memcpy(segment->head.id, creation->head.id, DISK_ID_BYTES);
         segment->file = creation->file;
@@ -384,6 +380,8 @@ static void creation_done(struct job *job)
         disk->open = segment;
         creation_worked(disk);
         disk_segment_insert(disk, segment);
+        if (disk->health.tripped)
+            segment_end(segment);
     }
     free(creation);
     disk_post(disk);
@@ -407,10 +405,7 @@ static int segment_create(struct disk *disk, uint64_t full_bytes)
     creation->disk = disk;
     creation->loop = disk->loop;
     creation->segment = segment;
-    creation->folder = disk->folder;
-    creation->node = disk->node;
-    creation->cluster = disk->cluster;
-    creation->device = disk->device;
+    disk_place_of(disk, &creation->place);
     creation->head = segment->head;
     creation->head.created_ms = loop_wall_ms(disk->loop);
     creation->head.node = span_text(disk->node);
@@ -527,7 +522,7 @@ void disk_writes_fail(struct disk *disk, int err)
 
 int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn)
 {
-    if (disk->state == DISK_OFF)
+    if (disk->state == DISK_OFF || disk->health.tripped)
         return KVD_EOFF;
     if (disk->closing)
         return KVD_ECLOSING;

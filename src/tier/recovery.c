@@ -131,6 +131,10 @@ static void step_open(struct recovery *recovery)
     return;
 fail_read:
     (void)fs_close(recovery->loop, &recovery->file);
+    if (size == 0 && fs_unlink(recovery->loop, recovery->path) == 0) {
+        recovery->outcome = RECOVERY_EMPTY;
+        return;
+    }
 fail_open:
     recovery->err = err;
     recovery->outcome = err == KVD_EFORMAT ? RECOVERY_NEWER : RECOVERY_UNREADABLE;

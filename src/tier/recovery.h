@@ -24,6 +24,7 @@ enum recovery_outcome {
     RECOVERY_MORE,       /* call recovery_step() again */
     RECOVERY_DONE,       /* sealed: `length` long */
     RECOVERY_NEWER,      /* of a newer format: left alone */
+    RECOVERY_EMPTY,      /* no byte long: it was never begun, and is unlinked by now */
     RECOVERY_UNREADABLE, /* no segment of ours, or it cannot be read (err): left alone */
 };
 

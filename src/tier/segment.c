@@ -223,6 +223,7 @@ static void checkpoint_failed(struct segment *segment, int err, const char *what
 {
     log_warn(segment->disk->log, "write_failed", "file=%s what=%s error=\"%s\"", segment->below, what, error_text(err));
     segment->disk->figures.write_errors++;
+    disk_health_note(segment->disk, err);
     segment_fail(segment);
     disk_post(segment->disk);
 }
@@ -337,6 +338,12 @@ static void waiters_ripen(struct segment *segment, uint64_t upto, int err)
     }
 }
 
+void segment_waiters_fail(struct segment *segment, int err)
+{
+    if (segment->appender)
+        waiters_ripen(segment, UINT64_MAX, err);
+}
+
 void segment_wait(struct segment *segment, struct disk_sync *sync, uint64_t upto)
 {
     sync->segment = segment;
@@ -362,6 +369,7 @@ static void synced(struct file_op *op)
     appender->in_flight--;
     appender->syncing = false;
     disk->figures.syncs++;
+    disk_health_note(disk, (int)op->result);
     if (op->result < 0) {
         log_error(disk->log, "sync_failed", "file=%s error=\"%s\"", segment->below, error_text((int)op->result));
         disk->figures.sync_errors++;
@@ -396,6 +404,7 @@ static void sync_tick(struct segment *segment)
         return;
     appender->syncing = true;
     appender->sync_upto = upto;
+    appender->sync_since_ms = loop_now_ms(segment->disk->loop);
     appender->in_flight++;
     appender->sync_op.file = &segment->file;
     file_sync_start(segment->disk->loop, &appender->sync_op, synced);
@@ -476,6 +485,8 @@ static void seal_done(struct job *job)
     struct segment *segment = seal->segment;
     struct disk *disk = segment->disk;
     int err = seal->err;
+    if (!seal->doubtful)
+        disk_health_note(disk, err);
     if (err) {
         seal_failed(segment, err);
     } else {

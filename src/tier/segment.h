@@ -79,6 +79,7 @@ struct appender {
     struct file_op sync_op;
     uint64_t sync_upto;
     bool syncing;
+    uint64_t sync_since_ms;
     struct checkpoint checkpoint;
     uint8_t *block; /* one, aligned: a slot on its way */
     struct seal seal;
@@ -131,6 +132,9 @@ void segment_end(struct segment *segment);
 void segment_tick(struct segment *segment);
 /* Wait until all before `upto` is on stable storage: the sync gets on the disk's list of ripe ones. */
 void segment_wait(struct segment *segment, struct disk_sync *sync, uint64_t upto);
+
+/* Who waits for a sync of it is told `err`. */
+void segment_waiters_fail(struct segment *segment, int err);
 
 /* Start unlinking a DEAD segment once no read is under way. */
 void segment_unlink_maybe(struct segment *segment);

@@ -70,7 +70,7 @@ struct disk {
     /* under way */
     struct list queue, running, kills, syncs, reads;
     uint64_t queued_bytes, drain_rate;
-    unsigned kills_started, writes_started;
+    unsigned kills_started, writes_started, late_reads;
 };
 
 /* The one that was made last. */
@@ -726,6 +726,12 @@ int disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn)
     read->where.segment->reads++;
     list_push_back(&disk->reads, &read->link);
     return 0;
+}
+
+void disk_read_is_late(struct disk *disk, struct disk_read *read)
+{
+    (void)read;
+    disk->late_reads++;
 }
 
 void *segment_user(const struct segment *segment)
