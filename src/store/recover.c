@@ -43,6 +43,7 @@ static void found(void *arg, const struct disk_found *found)
     struct store *store = arg;
     if (found_expired(store, found)) {
         store->figures.recovered_expired++;
+        store->ended_on_disk = true;
         return;
     }
     uint64_t hash = table_hash(store->table, found->key);

@@ -65,10 +65,10 @@ static bool remove_entry(struct store *store, struct entry *entry)
 }
 
 /* Is the key, though not in the table, perhaps on disk: not found yet, or removed by somebody whose log entry is not durable, or left
- * there by a failure? */
+ * there by a failure, or by an object that has had its end? */
 static bool may_rise(struct store *store, struct span key)
 {
-    return !store->recovered || store->doubt > 0 || disk_kill_pending(store->disk, key);
+    return !store->recovered || store->doubt > 0 || store->ended_on_disk || disk_kill_pending(store->disk, key);
 }
 
 static void remove_init(struct store *store, struct store_remove *remove, store_remove_fn fn)

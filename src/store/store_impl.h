@@ -103,7 +103,8 @@ struct store {
     unsigned giving_up; /* segments on their way out */
     bool doom_failed;   /* the last one that was to go could not */
     bool recovered;
-    uint64_t doubt; /* records up to this version may be on disk though the table knows nothing of them; 0: there are none */
+    uint64_t doubt;     /* records up to this version may be on disk though the table knows nothing of them; 0: there are none */
+    bool ended_on_disk; /* a record may be there whose object has had its end: a restart would show it were the wall clock set back */
     /* By hash of the key: the highest version that went while a record of it may have been on disk. */
     uint64_t dead[DEAD_SLOTS];
     bool closing;
