@@ -181,6 +181,11 @@ static uint64_t choose_size(void)
     }
 }
 
+static uint64_t choose_ttl_ms(void)
+{
+    return chance_one_in(3) ? chance_between(1, 100) : chance_between(1, chance_one_in(2) ? 5000 : 60 * 1000);
+}
+
 static void put_key(struct client *client, enum action action, unsigned key)
 {
     struct request *request = request_new(client, action, OP_PUT);
@@ -190,6 +195,8 @@ static void put_key(struct client *client, enum action action, unsigned key)
     put->identity = chance() >> 8 << 20;
     put->ack_disk = chance_percent(sim->scenario.ack_disk);
     put->replace = chance_percent(sim->scenario.replace);
+    if (chance_percent(sim->scenario.mortal))
+        put->ttl_ms = choose_ttl_ms();
     struct call said = *put;
     request->seen = begin_call(client, CALL_SEEN, key);
     sim->history.calls[request->seen].ack_disk = said.ack_disk;
@@ -204,11 +211,18 @@ static void put_key(struct client *client, enum action action, unsigned key)
         msg.has |= 1u << F_PUT_CHECKSUM;
         msg.checksum = XXH3_64bits(body, said.size);
     }
+    if (said.ttl_ms > 0) {
+        msg.has |= 1u << F_PUT_TTL;
+        msg.ttl_ms = said.ttl_ms;
+        sim->figures.mortal++;
+    }
     if (chance_one_in(12)) {
         msg.has |= 1u << F_PUT_PIN;
         msg.pin = true;
     }
     set_timeout(&msg.has, &msg.timeout_ms);
+    if (said.ttl_ms > 0)
+        say("  it ends after %llu ms", (unsigned long long)said.ttl_ms);
     say("client %u put key %u call %zu size %llu ack %s%s", client->number, key, request->calls[0], (unsigned long long)said.size,
         said.ack_disk ? "disk" : "memory", said.replace ? " replace" : "");
     uint64_t at_most = action == ACT_CUT_PUT ? chance_below(FRAME_PREFIX_BYTES + 4 + said.size) : UINT64_MAX;

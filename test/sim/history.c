@@ -43,6 +43,8 @@ size_t history_begin(struct history *history, enum call_kind kind, unsigned key)
         .begin_us = sim->now_us,
         .end_us = UINT64_MAX,
         .value = NO_VALUE,
+        .jumps = sim->jumps,
+        .wall_begin_ms = sim->life ? sim_wall_ms() : 0,
         .faults = sim->fault_count,
         .kind = (uint8_t)kind,
         .key = (uint8_t)key,
@@ -74,6 +76,9 @@ void history_end(struct history *history, size_t index, enum call_state state)
     call->state = (uint8_t)state;
     call->tight_end = min_u64(call->tight_end, call->end);
     call->faults_end = sim->fault_count;
+    call->wall_end_ms = sim_wall_ms() - (uint64_t)sim->wall_now_ms + (uint64_t)sim->wall_ahead_ms[call->life % SIM_LIVES];
+    if (call->jumps != sim->jumps)
+        call->jumps = UINT32_MAX;
     if (call->kind == CALL_MISS)
         call->faults = sim->fault_count;
     if (state == CALL_DONE)
@@ -253,10 +258,40 @@ static size_t value_of(const struct judging *judging, const struct call *call)
     return SIZE_MAX;
 }
 
+enum { END_SLACK_MS = 300, START_SLACK_MS = 2100 };
+
+/* Its time was certainly over when `later` began: `shown` is a call that had ended, and after which the object could be seen. The server's
+ * clock goes at least as fast as time, and is never behind the wall clock. */
+static bool has_ended(const struct call *put, const struct call *shown, const struct call *later)
+{
+    if (put->ttl_ms == 0 || shown->end == UINT64_MAX || shown->end > later->begin || shown->life != put->life)
+        return false;
+    if (shown->life == later->life && later->begin_us > shown->end_us + (put->ttl_ms + END_SLACK_MS) * MS)
+        return true;
+    return later->jumps != UINT32_MAX && later->wall_begin_ms > shown->wall_end_ms + put->ttl_ms + END_SLACK_MS;
+}
+
+/* It may have been over before `later` ended. */
+static bool may_have_ended(const struct call *put, const struct call *later)
+{
+    if (put->ttl_ms == 0)
+        return false;
+    return put->life != later->life || put->jumps != later->jumps || put->jumps == UINT32_MAX ||
+           later->end_us + 20 * MS > put->begin_us + put->ttl_ms * MS;
+}
+
+/* It may have ended before this put took its place, and the wall clock may have been set back while no server ran. */
+static bool back_in_time(const struct call *value, const struct call *put)
+{
+    return put->kind == CALL_PUT && sim && sim->jumps > 0 && may_have_ended(value, put);
+}
+
 /* The end of an older value that may be undone by a restart: a remove that the disk could not take; while the disk fails, or before what
  * is on it is known, a put that does not replace (P8: it goes on without the disk); while it fails, a remove of which nothing is known. */
-static bool may_be_undone(const struct call *call)
+static bool may_be_undone(const struct call *call, const struct call *value)
 {
+    if (back_in_time(value, call))
+        return true;
     if (call->kind == CALL_REMOVE && call->state == CALL_HERE)
         return true;
     bool faulty = call->state == CALL_OPEN ? sim && sim->fault_count > 0 : call->faults_end > 0;
@@ -271,7 +306,7 @@ static size_t epoch_of(const struct judging *judging, size_t value, const struct
     size_t epoch = 0;
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
-        epoch += i != value && call->life < read->life && call->end > at(judging, value)->begin && may_be_undone(call);
+        epoch += i != value && call->life < read->life && call->end > at(judging, value)->begin && may_be_undone(call, at(judging, value));
     }
     return epoch;
 }
@@ -299,6 +334,13 @@ static bool note_read(struct judging *judging, const struct call *read, size_t p
         return wrong(judging, "a value was seen whose put had failed", put, read);
     if (read->end < put->begin)
         return wrong(judging, "a value was seen before its put began", put, read);
+    for (size_t j = 0; j < judging->count; j++) {
+        const struct call *shown = at(judging, j);
+        bool shows = (j == i || ((shown->kind == CALL_READ || shown->kind == CALL_SEEN) && value_of(judging, shown) == i)) &&
+                     shown->state == CALL_DONE;
+        if (put->ttl_ms > 0 && shows && has_ended(put, shown, read))
+            return wrong(judging, "a value was seen after its time", put, read);
+    }
     judging->last_ever[i] = max_u64(judging->last_ever[i], read->begin);
     size_t epoch = epoch_of(judging, i, read);
     if (epoch > 0) {
@@ -383,7 +425,8 @@ static bool judge_final(struct judging *judging)
         const struct call *end = at(judging, i);
         bool final = end->state == CALL_DONE && (end->kind == CALL_REMOVE || (end->kind == CALL_PUT && end->replace));
         for (size_t j = 0; final && j < judging->count; j++)
-            if (j != i && at(judging, j)->kind == CALL_PUT && judging->first[j] < end->begin && end->tight_end < judging->last_ever[j])
+            if (j != i && at(judging, j)->kind == CALL_PUT && !back_in_time(at(judging, j), end) && judging->first[j] < end->begin &&
+                end->tight_end < judging->last_ever[j])
                 return wrong(judging, "removed or replaced, and seen again", at(judging, j), end);
     }
     return true;
@@ -403,6 +446,10 @@ static bool judge_seen(struct judging *judging, const struct call *seen)
             gone =
                 remove->kind == CALL_REMOVE && remove->state == CALL_DONE && judging->first[i] < remove->begin && remove->end < seen->begin;
             culprit = gone ? remove : culprit;
+        }
+        if (put->state == CALL_DONE && has_ended(put, put, seen)) {
+            culprit = put;
+            gone = true;
         }
         if (!gone)
             return true;
@@ -447,6 +494,15 @@ static bool disturbed(const struct judging *judging, const struct call *self, ui
     return false;
 }
 
+/* Could what was there have come to its end? `put` NULL: it is not known what it was. */
+static bool may_be_over(const struct judging *judging, const struct call *put, const struct call *miss)
+{
+    for (size_t i = 0; i < judging->count && !put; i++)
+        if (at(judging, i)->kind == CALL_PUT && at(judging, i)->state != CALL_VOID && may_have_ended(at(judging, i), miss))
+            return true;
+    return put && may_have_ended(put, miss);
+}
+
 /* It was acknowledged, and would have survived the end of its life. */
 static bool durable(const struct judging *judging, const struct call *call)
 {
@@ -470,7 +526,7 @@ static bool judge_miss(struct judging *judging, const struct call *miss)
             size_t place = value_of(judging, call);
             put = place == SIZE_MAX ? NULL : at(judging, place);
         }
-        if (disturbed(judging, put, call->begin, miss->end))
+        if (disturbed(judging, put, call->begin, miss->end) || may_be_over(judging, put, miss))
             continue;
         if (call->life == miss->life) {
             if (!dropped(history, judging->key, call->begin, miss->end, 1u << DROP_COUNTED | 1u << DROP_EARLY | 1u << DROP_BAD))
@@ -490,7 +546,7 @@ static bool judge_leases(struct judging *judging, const struct call *miss)
         const struct lease_grant *lease = &history->leases[i];
         bool holds = (lease->keys >> judging->key & 1) && lease->life == miss->life && lease->end < miss->begin &&
                      miss->end_us < lease->until_us && miss->end < lease->released;
-        if (!holds || disturbed(judging, NULL, lease->begin, miss->end))
+        if (!holds || disturbed(judging, NULL, lease->begin, miss->end) || may_be_over(judging, NULL, miss))
             continue;
         if (dropped(history, judging->key, lease->begin, miss->end, 1u << DROP_EARLY))
             continue;
@@ -571,6 +627,8 @@ static void tell(const struct history *history, unsigned key)
             states[call->state], (long long)call->begin, (long long)call->tight_end, (long long)call->end, (long long)call->begin_us,
             (long long)call->end_us, call->life, call->wire, (long long)call->value, (unsigned long long)call->version,
             call->ack_disk ? " disk" : "", call->replace ? " replace" : "");
+        if (call->ttl_ms > 0)
+            say("    ends after %llu ms, jumps %u", (unsigned long long)call->ttl_ms, call->jumps);
     }
     for (size_t i = 0; i < history->drop_count; i++)
         if (history->drops[i].key == key)
@@ -598,6 +656,7 @@ struct line {
     int value; /* line of the put */
     uint32_t life;
     bool ack_disk;
+    uint64_t ttl_ms; /* a stamp is a second here */
 };
 
 static bool judge_lines(const struct line *lines, size_t count)
@@ -613,6 +672,11 @@ static bool judge_lines(const struct line *lines, size_t count)
             .begin = lines[i].begin,
             .end = end,
             .tight_end = end,
+            .begin_us = lines[i].begin * SECOND,
+            .end_us = lines[i].end ? lines[i].end * SECOND : UINT64_MAX,
+            .wall_begin_ms = lines[i].begin * 1000,
+            .wall_end_ms = end == UINT64_MAX ? 0 : end * 1000,
+            .ttl_ms = lines[i].ttl_ms,
             .kind = (uint8_t)lines[i].kind,
             .state = (uint8_t)lines[i].state,
             .replace = true,
@@ -632,25 +696,25 @@ static bool judge_lines(const struct line *lines, size_t count)
     return good;
 }
 
-#define PUT(b, e)                                                \
-    {                                                            \
-        b, e, CALL_PUT, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false \
-    }
-#define READ(b, e, v)                           \
-    {                                           \
-        b, e, CALL_READ, CALL_DONE, v, 0, false \
-    }
-#define REMOVE(b, e)                                                \
+#define PUT(b, e)                                                   \
     {                                                               \
-        b, e, CALL_REMOVE, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false \
+        b, e, CALL_PUT, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false, 0 \
     }
-#define MISS(b, e, l)                           \
-    {                                           \
-        b, e, CALL_MISS, CALL_DONE, 0, l, false \
+#define READ(b, e, v)                              \
+    {                                              \
+        b, e, CALL_READ, CALL_DONE, v, 0, false, 0 \
     }
-#define SEEN(b, e)                               \
-    {                                            \
-        b, e, CALL_SEEN, CALL_DONE, -1, 0, false \
+#define REMOVE(b, e)                                                   \
+    {                                                                  \
+        b, e, CALL_REMOVE, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false, 0 \
+    }
+#define MISS(b, e, l)                              \
+    {                                              \
+        b, e, CALL_MISS, CALL_DONE, 0, l, false, 0 \
+    }
+#define SEEN(b, e)                                  \
+    {                                               \
+        b, e, CALL_SEEN, CALL_DONE, -1, 0, false, 0 \
     }
 
 int history_self_test(void)
@@ -673,14 +737,23 @@ int history_self_test(void)
         {"one after the other", true, 4, {PUT(1, 2), READ(3, 4, 0), PUT(5, 6), READ(7, 8, 2)}},
         {"unknown put takes effect late", true, 5, {PUT(1, 0), PUT(3, 4), READ(5, 6, 1), READ(7, 8, 0), READ(9, 10, 0)}},
         {"and then goes back", false, 5, {PUT(1, 0), PUT(3, 4), READ(5, 6, 1), READ(7, 8, 0), READ(9, 10, 1)}},
-        {"a put that failed was seen", false, 2, {{1, 2, CALL_PUT, CALL_VOID, 0, 0, false}, READ(3, 4, 0)}},
+        {"a put that failed was seen", false, 2, {{1, 2, CALL_PUT, CALL_VOID, 0, 0, false, 0}, READ(3, 4, 0)}},
         {"something seen after a remove", false, 3, {PUT(1, 2), REMOVE(3, 4), SEEN(5, 6)}},
         {"something seen in the midst of a remove", true, 3, {PUT(1, 2), REMOVE(3, 6), SEEN(4, 5)}},
         {"a miss that nobody counted", false, 2, {PUT(1, 2), MISS(3, 4, 1)}},
         {"a miss after a remove", true, 3, {PUT(1, 2), REMOVE(3, 4), MISS(5, 6, 1)}},
         {"a miss after a restart", true, 2, {PUT(1, 2), MISS(103, 104, 2)}},
-        {"of what was on disk", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true}, MISS(103, 104, 2)}},
-        {"gone from this process, yet seen", false, 3, {PUT(1, 2), {3, 4, CALL_REMOVE, CALL_HERE, 0, 0, false}, READ(5, 6, 0)}},
+        {"of what was on disk", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true, 0}, MISS(103, 104, 2)}},
+        {"seen after its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, READ(6, 7, 0)}},
+        {"seen in its time", true, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, READ(5, 7, 0)}},
+        {"seen after its time, after a restart",
+         false,
+         2,
+         {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true, 3000}, {106, 107, CALL_READ, CALL_DONE, 0, 2, false, 0}}},
+        {"there after its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, SEEN(6, 7)}},
+        {"a miss after its time", true, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, MISS(6, 7, 1)}},
+        {"a miss before its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 30000}, MISS(6, 7, 1)}},
+        {"gone from this process, yet seen", false, 3, {PUT(1, 2), {3, 4, CALL_REMOVE, CALL_HERE, 0, 0, false, 0}, READ(5, 6, 0)}},
     };
     int failed = 0;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

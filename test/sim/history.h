@@ -33,8 +33,12 @@ struct call {
     uint64_t version; /* 0: unknown */
     int64_t value;    /* index of the CALL_PUT that wrote it, or NO_VALUE */
     uint64_t size;
-    uint64_t identity; /* puts: what the bytes are made from */
-    uint64_t faults;   /* disk faults so far, at its begin; of a miss: at its end */
+    uint64_t identity;      /* puts: what the bytes are made from */
+    uint64_t ttl_ms;        /* puts; 0: it does not end */
+    uint64_t wall_begin_ms; /* the server's clock was not behind this when it began (0: there is none) */
+    uint64_t wall_end_ms;   /* and not ahead of this when it ended */
+    uint32_t jumps;         /* of the wall clock before it began; UINT32_MAX: and there was one until it ended */
+    uint64_t faults;        /* disk faults so far, at its begin; of a miss: at its end */
     uint64_t faults_end;
     uint32_t life, wire;
     uint8_t kind, state, key;

@@ -166,12 +166,13 @@ static void print_figures(const struct figures *sum)
 {
     static const char *const names[DISK_OPS] = {"open",   "close",  "read",     "write",    "sync", "truncate", "size",
                                                 "unlink", "rename", "sync_dir", "make_dir", "info", "list",     "lock"};
-    printf("requests %llu (hits %llu, misses %llu, puts %llu, acknowledged on disk %llu, removes %llu, leases %llu)\n",
+    printf("requests %llu (hits %llu, misses %llu, puts %llu, acknowledged on disk %llu, removes %llu, leases %llu, with an end %llu)\n",
            (unsigned long long)sum->ops, (unsigned long long)sum->hits, (unsigned long long)sum->misses, (unsigned long long)sum->puts,
-           (unsigned long long)sum->acked_disk, (unsigned long long)sum->removes, (unsigned long long)sum->leases);
-    printf("lives %llu: power cuts %llu, kills %llu, orderly stops %llu, given up %llu; connections reset %llu\n",
+           (unsigned long long)sum->acked_disk, (unsigned long long)sum->removes, (unsigned long long)sum->leases,
+           (unsigned long long)sum->mortal);
+    printf("lives %llu: power cuts %llu, kills %llu, orderly stops %llu, given up %llu; connections reset %llu, wall clock set %llu\n",
            (unsigned long long)sum->lives, (unsigned long long)sum->crashes_power, (unsigned long long)sum->crashes_kill,
-           (unsigned long long)sum->stops, (unsigned long long)sum->exits, (unsigned long long)sum->resets);
+           (unsigned long long)sum->stops, (unsigned long long)sum->exits, (unsigned long long)sum->resets, (unsigned long long)sum->jumps);
     printf("evicted %llu, promoted %llu, segments reclaimed %llu, dropped %llu; events %llu, disk operations %llu\n",
            (unsigned long long)sum->evicted, (unsigned long long)sum->promoted, (unsigned long long)sum->reclaimed,
            (unsigned long long)sum->dropped, (unsigned long long)sum->events, (unsigned long long)sum->disk_ops);

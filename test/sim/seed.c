@@ -56,6 +56,8 @@ static void scenario_choose(struct scenario *scenario)
         .largest = largest[chance_below(7)],
         .ack_disk = chance_one_in(3) ? 0 : (unsigned)chance_below(101),
         .replace = chance_one_in(3) ? 0 : (unsigned)chance_below(101),
+        .mortal = chance_one_in(2) ? 0 : (unsigned)chance_below(101),
+        .clock_jumps = chance_one_in(5),
     };
     scenario->bulky = chance_one_in(6);
     if (scenario->bulky) {
@@ -100,6 +102,7 @@ static void scenario_sweep(struct scenario *scenario)
         .bulky = true,
         .ack_disk = 50,
         .replace = 40,
+        .mortal = 20,
     };
     for (unsigned i = 0; i < ACTIONS; i++)
         scenario->weight_sum += scenario->weights[i] = often[i];
@@ -171,6 +174,21 @@ static void end_choose(struct life *life)
     }
 }
 
+/* Up to an hour off, either way; or a little. */
+static int64_t wall_choose(void)
+{
+    int64_t most = chance_one_in(2) ? 3600 * 1000 : 5000;
+    return (int64_t)chance_below(2 * (uint64_t)most) - most;
+}
+
+static void wall_jumps(void *arg)
+{
+    (void)arg;
+    if (sim->life)
+        sim_wall_set(chance_one_in(3) ? 0 : wall_choose());
+    event_add(chance_delay(4 * SECOND) + MS, false, wall_jumps, NULL);
+}
+
 static void life_opens(void *arg)
 {
     struct life *life = arg;
@@ -186,7 +204,7 @@ void life_start(void *arg)
     sim->life = life;
     life->number = ++sim->lives;
     life->faults = sim->fault_count;
-    life->wall_offset_ms = chance_one_in(3) ? (int64_t)chance_below(7200 * 1000) - 3600 * 1000 : 0;
+    sim_wall_set(chance_one_in(3) ? wall_choose() : 0);
     sim->drops_counted = sim->drops_early = sim->drops_bad = 0;
     sim->figures.lives++;
     configure(life);
@@ -443,6 +461,8 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
     clients_start();
     event_add(0, false, life_start, NULL);
     event_add(SECOND, false, write_back, NULL);
+    if (sim->scenario.clock_jumps)
+        event_add(chance_delay(4 * SECOND), false, wall_jumps, NULL);
     sim->figures.seeds = 1;
     bool good = true;
     while (good && sim->phase != PHASE_OVER)

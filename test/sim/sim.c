@@ -203,6 +203,26 @@ enum escape sim_call(event_fn fn, void *arg)
     return (enum escape)got;
 }
 
+/* ---- the wall clock ---- */
+
+uint64_t sim_wall_ms(void)
+{
+    return (uint64_t)((int64_t)1700000000000 + sim->wall_now_ms) + sim->now_us / MS;
+}
+
+void sim_wall_set(int64_t ahead_ms)
+{
+    int64_t *most = &sim->wall_ahead_ms[sim->lives % SIM_LIVES];
+    bool first = sim->life->steps == 0;
+    if (ahead_ms != sim->wall_now_ms) {
+        sim->jumps++;
+        sim->figures.jumps++;
+        note("wall", (uint64_t)ahead_ms, 0, 0);
+    }
+    sim->wall_now_ms = ahead_ms;
+    *most = first || ahead_ms > *most ? ahead_ms : *most;
+}
+
 /* ---- trace ---- */
 
 void note(const char *what, uint64_t a, uint64_t b, uint64_t c)

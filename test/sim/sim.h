@@ -24,7 +24,7 @@
 #include "store/store_impl.h"
 #include "vfs.h"
 
-enum { SIM_KEYS = 8, MS = 1000, SECOND = 1000 * 1000 };
+enum { SIM_KEYS = 8, SIM_LIVES = 64, MS = 1000, SECOND = 1000 * 1000 };
 
 enum plant {
     PLANT_NONE,
@@ -59,7 +59,7 @@ struct figures {
     uint64_t seeds, events, ops, hits, misses, puts, acked_disk, removes;
     uint64_t lives, crashes_power, crashes_kill, stops, exits;
     uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, hung, slow;
-    uint64_t leases, evicted, promoted, reclaimed, dropped, resets;
+    uint64_t leases, mortal, jumps, evicted, promoted, reclaimed, dropped, resets;
 };
 
 /* What a client may do next. */
@@ -102,7 +102,8 @@ struct scenario {
     bool bulky;       /* most are nearly that large, so that memory does not hold them all */
     unsigned weights[ACTIONS];
     unsigned weight_sum;
-    unsigned ack_disk, replace; /* percent of puts */
+    unsigned ack_disk, replace, mortal; /* percent of puts */
+    bool clock_jumps;                   /* the wall clock is set while the server runs */
 };
 
 /* One process of the server, from its start to its end or its crash. */
@@ -119,7 +120,6 @@ struct life {
     uint64_t faults;     /* disk faults before it */
     uint64_t crash_step; /* 0: none */
     uint64_t steps;
-    int64_t wall_offset_ms;
 };
 
 struct options {
@@ -153,7 +153,10 @@ struct sim {
 
     struct life *life; /* NULL while no server runs */
     uint32_t lives;
-    unsigned lives_left; /* to be cut off */
+    unsigned lives_left;              /* to be cut off */
+    int64_t wall_ahead_ms[SIM_LIVES]; /* of each life, by its number: how far its wall clock has been ahead, at most */
+    int64_t wall_now_ms;
+    uint32_t jumps; /* of the wall clock, between lives and within them */
     int phase;
     struct list heap; /* what the server has allocated */
     uint64_t heap_blocks;
@@ -194,6 +197,11 @@ void events_free(void);
 enum escape sim_step(bool *idle);
 /* Call the server once, now. */
 enum escape sim_call(event_fn fn, void *arg);
+
+/* The wall clock of the life that runs, or of the last one, in ms. */
+uint64_t sim_wall_ms(void);
+/* Set it: `ahead_ms` from where it was when the run began. */
+void sim_wall_set(int64_t ahead_ms);
 
 /* ---- trace ---- */
 

@@ -108,11 +108,10 @@ uint64_t loop_now_us(const struct loop *loop)
     return 5000 * (uint64_t)MS + sim->now_us;
 }
 
-/* Between two lives the wall clock may have been set, forward or back. */
 uint64_t loop_wall_ms(const struct loop *loop)
 {
     (void)loop;
-    return (uint64_t)((int64_t)1700000000000 + sim->life->wall_offset_ms) + sim->now_us / MS;
+    return sim_wall_ms();
 }
 
 int loop_random(struct loop *loop, void *bytes, size_t len)
