@@ -56,7 +56,7 @@ endif
 
 SERVER_LIBS := -luv -luring -lmsgpackc -lxxhash -linih -lpthread -lm
 CLIENT_LIBS := -lmsgpackc -lxxhash -lpthread -lm
-KVCTL_LIBS := $(CLIENT_LIBS) -lcjson
+KVCTL_LIBS := $(CLIENT_LIBS) -lcjson -luring
 
 # ---- sources, by folder; main.c is what tests leave out ----
 

@@ -39,6 +39,8 @@ static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_KEYS] = {"keys", 0, "N", "how many different keys (64)"},
     [OPT_KEYS_ONLY] = {"keys-only", 0, NULL, "print the keys alone"},
     [OPT_NO_VERIFY] = {"no-verify", 0, NULL, "read headers and indexes, not the values"},
+    [OPT_OTHER] = {"other", 0, "DIR", "another path to the same directory: how late does it see what happens"},
+    [OPT_WAIT] = {"wait", 0, "DURATION", "how long to wait for that (60s)"},
 };
 
 const struct option_spec *option_spec(enum option_id id)

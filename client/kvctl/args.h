@@ -44,6 +44,8 @@ enum option_id {
     OPT_KEYS,
     OPT_KEYS_ONLY,
     OPT_NO_VERIFY,
+    OPT_OTHER,
+    OPT_WAIT,
     OPTION_COUNT,
 };
 

@@ -84,5 +84,6 @@ int cmd_ping(struct ctl *ctl);
 int cmd_replay(struct ctl *ctl);
 int cmd_bench(struct ctl *ctl);
 int cmd_inspect(struct ctl *ctl);
+int cmd_doctor(struct ctl *ctl);
 
 #endif

@@ -62,6 +62,11 @@ static const struct command COMMANDS[] = {
      "States: indexed (an index names it), walked (found by reading), damaged, void (stepped over), unnamed (not served).\n"
      "Exits with 0 when nothing is wrong, 1 when something is, 2 when it is no file of kvd's or cannot be read.",
      OPT_BIT(OPT_KEYS_ONLY) | OPT_BIT(OPT_NO_VERIFY), 1, 1, cmd_inspect},
+    {"doctor", "DIR", "try a directory out: what will kvd make of it",
+     "Does there what kvd does, in a folder of its own that is removed, with up to 64 MiB of data: creates, writes, reads, renames,\n"
+     "unlinks, locks, goes through io_uring; and says in words what that means. No operation is waited for longer than --timeout.\n"
+     "Exits with 0 when kvd can use it, 1 when it cannot or something fails, 2 when it cannot be tried.",
+     OPT_BIT(OPT_OTHER) | OPT_BIT(OPT_WAIT), 1, 1, cmd_doctor},
 };
 
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
