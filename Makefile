@@ -276,7 +276,7 @@ build/sim build/sim-asan: $(call objects,$(SIM_SRC))
 BENCH_PACKAGES := redis-server memcached
 BENCHERS := build/bench/pair build/bench/rival
 
-.PHONY: bench bench-quick bench-policies
+.PHONY: bench bench-quick bench-policies bench-restart
 bench: deps ## kvd's memory path against a bare pair of sockets, redis-server and memcached: medians of ratios, and build/bench.json
 	@scripts/deps $(BENCH_PACKAGES)
 	+@$(SUBMAKE) build $(BENCHERS)
@@ -290,6 +290,10 @@ bench-quick: deps ## the same with short runs, in two minutes
 bench-policies: deps ## replay TRACE=FILE under each persist policy: what each writes, and what that buys (5 GiB of disk under TMPDIR)
 	+@$(SUBMAKE) build
 	@scripts/compare-policies $(TRACE)
+
+bench-restart: deps ## a million objects on disk, kvd killed and started again: they are known within 2 s (7 GiB of disk under TMPDIR)
+	+@$(SUBMAKE) build
+	@scripts/bench-restart --limit 2
 
 build/bench/%: $(OBJ)/test/bench/%.o $(call objects,src/base/text.c src/base/check.c client/kvctl/crew.c client/kvctl/histogram.c)
 	@mkdir -p $(@D)
@@ -324,7 +328,7 @@ check-seam:
 
 check-scripts:
 	@for f in scripts/* .ci/run; do if head -1 "$$f" | grep -q bash; then bash -n "$$f"; fi; done
-	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py) scripts/run-tests scripts/bench scripts/compare-policies && echo "  ok    scripts"
+	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py) scripts/run-tests scripts/bench scripts/compare-policies scripts/bench-restart && echo "  ok    scripts"
 
 # gcc's part is the release build itself; clang compiles as well, since some warnings need its optimizer.
 check-compilers:

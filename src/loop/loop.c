@@ -8,7 +8,7 @@
 
 #include "base/check.h"
 
-enum { JOB_THREADS = 4 };
+enum { JOB_THREADS = 8 };
 
 static void on_prepare(uv_prepare_t *handle)
 {

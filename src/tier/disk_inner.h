@@ -26,7 +26,7 @@ enum {
     COMPACT_GROUP_BYTES = 16 << 20, /* of closed logs that are merged at a time */
     PENDING_FILTER = 4096,
     FOUND_A_TURN = 64,
-    RECOVERERS = 2,
+    RECOVERERS = 4, /* segments that are read at a time at start */
     SEGMENT_MIN_BYTES = 256 << 10,
     SPACE_KEPT_FREE = 1 << 20, /* of the file system: for the remove log, without which nothing can be given up */
     CREATE_RETRY_MS = 1000,
