@@ -422,11 +422,13 @@ static void probe_done(struct job *job)
         files_take(disk, probe);
     else
         probe_free(probe);
+    if (!disk->health.tripped && !disk->closing)
+        disk_recovery_resume(disk);
 }
 
 static bool is_quiet(const struct disk *disk)
 {
-    return disk->state == DISK_ON && disk->reads == 0 && disk->slots_used == 0 && !disk->frame_running && disk->sealing == 0 &&
+    return !disk_recovery_busy(disk) && disk->reads == 0 && disk->slots_used == 0 && !disk->frame_running && disk->sealing == 0 &&
            disk->jobs == 0 && !disk->open;
 }
 

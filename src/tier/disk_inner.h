@@ -267,6 +267,9 @@ void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id
 /* ---- disk_open.c ---- */
 int disk_open_start(struct disk *disk);
 void disk_recovery_start(struct disk *disk);
+bool disk_recovery_busy(const struct disk *disk);
+/* The tier has come back: go on with what was not read yet. */
+void disk_recovery_resume(struct disk *disk);
 
 /* Stop announcing; what was opened is closed with the rest. */
 void disk_recovery_stop(struct disk *disk);

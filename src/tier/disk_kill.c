@@ -54,6 +54,8 @@ static int kill_queue(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn
     if (disk->closing)
         return KVD_ECLOSING;
     if (disk->health.tripped) {
+        if (kill->keep)
+            disk_kill_note(disk, kill);
         disk_owe(disk, kill);
         return KVD_EOFF;
     }

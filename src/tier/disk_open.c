@@ -465,15 +465,20 @@ static void recovery_over(struct disk *disk)
     disk->events.recovered(disk->arg);
 }
 
+bool disk_recovery_busy(const struct disk *disk)
+{
+    for (size_t i = 0; i < RECOVERERS; i++)
+        if (disk->runs[i].busy)
+            return true;
+    return false;
+}
+
 /* A run that has nothing more to do looks whether all is done. */
 static void run_continue(struct recover_run *run)
 {
     struct disk *disk = run->disk;
     run_next(run);
-    for (size_t i = 0; i < RECOVERERS; i++)
-        if (disk->runs[i].busy)
-            return;
-    if (!disk->closing)
+    if (!disk_recovery_busy(disk) && disk->found_next == disk->found_count && !disk->closing)
         recovery_over(disk);
 }
 
@@ -550,6 +555,15 @@ static void run_unlink(struct recover_run *run)
     run_continue(run);
 }
 
+/* It is read when the tier has come back. */
+static void run_put_back(struct recover_run *run)
+{
+    struct disk *disk = run->disk;
+    disk->found_files[--disk->found_next] = (struct found_file){run->segment->head.sequence, run->segment->accounted};
+    segment_free(run->segment);
+    run_end(run);
+}
+
 /* Making it failed, and so did taking it away. */
 static void run_leave_out(struct recover_run *run)
 {
@@ -575,7 +589,11 @@ static void run_stepped(struct job *job)
     struct disk *disk = run->disk;
     bool first = recovery->opened && run->segment->file.fd < 0;
     disk_job_ended(disk);
-    disk_health_note(disk, recovery->outcome == RECOVERY_UNREADABLE ? recovery->err : 0);
+    disk_health_note(disk, recovery->outcome == RECOVERY_UNREADABLE ? recovery->err : recovery->read_failed ? -EIO : 0);
+    if (recovery->outcome == RECOVERY_UNREADABLE && recovery->err > KVD_EPROTO && disk->health.tripped) {
+        run_put_back(run);
+        return;
+    }
     if (recovery->outcome == RECOVERY_EMPTY) {
         run_leave_out(run);
         return;
@@ -600,7 +618,7 @@ static void run_stepped(struct job *job)
 static void run_next(struct recover_run *run)
 {
     struct disk *disk = run->disk;
-    while (!disk->closing && disk->found_next < disk->found_count) {
+    while (!disk->closing && !disk->health.tripped && disk->found_next < disk->found_count) {
         const struct found_file *found = &disk->found_files[disk->found_next++];
         struct segment *segment = segment_new(disk, found->sequence, 0);
         if (!segment) {
@@ -696,10 +714,15 @@ void disk_recovery_start(struct disk *disk)
         disk->runs[i].disk = disk;
         run_next(&disk->runs[i]);
     }
-    for (size_t i = 0; i < RECOVERERS; i++)
-        if (disk->runs[i].busy)
-            return;
-    recovery_over(disk);
+    if (!disk_recovery_busy(disk))
+        recovery_over(disk);
+}
+
+void disk_recovery_resume(struct disk *disk)
+{
+    for (size_t i = 0; i < RECOVERERS && disk->state == DISK_RECOVERING; i++)
+        if (!disk->runs[i].busy)
+            run_continue(&disk->runs[i]);
 }
 
 void disk_recovery_stop(struct disk *disk)

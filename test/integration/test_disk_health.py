@@ -357,3 +357,39 @@ def test_a_segment_that_cannot_be_read_is_left_alone_and_named(fs, start_on):
     wire = kvd.start().wire()
     for key in keys:
         wire.holds(key, SIZE)
+
+
+@pytest.mark.parametrize("how", ["errors", "vanish"])
+def test_it_goes_while_it_starts(fs, start_on, how):
+    """Nothing is known of most segments yet when the disk goes: they are read when it is back, and what was removed meanwhile is not found."""
+    kvd, wire, keys = on_disk_alone(start_on, count=100, args=["--wait-for-index", "50ms"])
+    kvd.kill()
+    slow = fs.add("op=read name=*.seg delay=100ms")
+    wire = kvd.start().wire()
+    fs.await_fired(slow, 6)
+    if how == "errors":
+        fs.clear()
+        fs.add("op=open,read err=ENOTCONN")
+    else:
+        fs.vanish()
+    until_state(wire, "tripped")
+    assert wire.call(REMOVE, {"keys": keys[-4:]}).code == IO_ERROR
+    wire.store(b"new", SIZE)
+    if how == "errors":
+        fs.clear()
+    else:
+        fs.unmount()
+        fs.start()
+    until_state(wire, "on")
+    disk = wire.info("disk")["disk"]
+    assert disk["unreadable_segments"] == 0
+    there = sum(wire.holds_or_misses(key, SIZE) for key in keys[:-4])
+    assert there >= len(keys) - 4 - 10 * disk["damaged_segments"]
+    assert not any(wire.exists(keys[-4:]))
+    wire.holds(b"new", SIZE)
+    wait_until(lambda: wire.info("disk")["disk"]["kills_owed"] == 0, "the entries to be logged")
+    wire = kvd.restart("kill").wire()
+    until_state(wire, "on")
+    assert not any(wire.exists(keys[-4:]))
+    for key in keys[:-4]:
+        wire.holds(key, SIZE)
