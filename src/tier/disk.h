@@ -198,7 +198,7 @@ struct disk_read {
     int err;
 };
 /* All that are started in one turn are submitted together; large ones are split. The segment stays readable until fn, even if it
- * is given up meanwhile. Returns 0, KVD_EOFF, or -ENOMEM: then fn will not run. */
+ * is given up meanwhile. Returns 0, KVD_EOFF, -EIO (its file did not come back with the tier), or -ENOMEM: then fn will not run. */
 int disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
 /* The read is under way, and nobody waits for it any more: it took too long. fn comes all the same, and until then the blob is the
  * kernel's. */

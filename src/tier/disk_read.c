@@ -222,6 +222,8 @@ int disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn)
     if (disk->state == DISK_OFF || disk->state == DISK_OPENING || disk->health.tripped || disk->closing)
         return KVD_EOFF;
     struct segment *segment = read->where.segment;
+    if (segment->file.fd < 0)
+        return -EIO; /* it was not there when the tier came back */
     CHECK(segment->state != SEGMENT_DEAD && segment->state != SEGMENT_UNLINKING);
     CHECK(read->offset % RECORD_CHUNK_BYTES == 0 && read->offset + read->length <= read->size);
     CHECK(blob_size(read->blob) == read->length && blob_room(read->blob) >= blob_room_needed(read->blob));

@@ -15,6 +15,7 @@
 #include "base/error.h"
 #include "loop/fs.h"
 #include "test/support/disk_rig.h"
+#include "tier/node_file.h"
 
 /* ---- the faults ---- */
 
@@ -112,9 +113,30 @@ WRAP(fs_unlink, (struct loop * loop, const char *path), (loop, path), false)
 WRAP(fs_rename, (struct loop * loop, const char *from, const char *to), (loop, from, to), false)
 WRAP(fs_sync_dir, (struct loop * loop, const char *path), (loop, path), false)
 WRAP(fs_make_dirs, (struct loop * loop, const char *path), (loop, path), true)
-WRAP(fs_dir_info, (struct loop * loop, const char *path, struct fs_dir_info *out), (loop, path, out), false)
 WRAP(fs_list, (struct loop * loop, const char *path, fs_list_fn fn, void *arg), (loop, path, fn, arg), false)
-WRAP(fs_lock, (struct loop * loop, const struct file *file), (loop, file), false)
+
+static uint64_t device_shift; /* the folder seems to be on another file system by so much, where the lock is not ours yet */
+
+int __real_fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out) REAL;
+int __wrap_fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out);
+int __wrap_fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out)
+{
+    if (fault_now(false))
+        return fault_errno();
+    int err = __real_fs_dir_info(loop, path, out);
+    if (!err)
+        out->device += device_shift;
+    return err;
+}
+
+int __real_fs_lock(struct loop *loop, const struct file *file) REAL;
+int __wrap_fs_lock(struct loop *loop, const struct file *file);
+int __wrap_fs_lock(struct loop *loop, const struct file *file)
+{
+    if (fault_now(false))
+        return fault_errno();
+    return device_shift ? 0 : __real_fs_lock(loop, file);
+}
 
 int __real_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset) REAL;
 int __wrap_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset);
@@ -647,5 +669,211 @@ Test(disk_order, a_kill_waits_for_its_frame, .timeout = 60)
     cr_assert_eq(rig_open(&copy), 0);
     cr_assert_not(rig_object(&copy, "k"));
     rig_fini(&copy);
+    rig_fini(&rig);
+}
+
+/* ---- the breaker ---- */
+
+static bool is_tripped(void *arg)
+{
+    const struct rig *rig = arg;
+    return disk_state(rig->disk) == DISK_TRIPPED;
+}
+
+static bool is_on(void *arg)
+{
+    const struct rig *rig = arg;
+    return disk_state(rig->disk) == DISK_ON;
+}
+
+static bool nothing_is_owed(void *arg)
+{
+    return rig_figures(arg).kills_owed == 0;
+}
+
+struct kept_kill {
+    struct disk_kill kill;
+    bool done;
+    int err;
+};
+
+static void kept_ended(struct disk_kill *kill, int err)
+{
+    struct kept_kill *mine = CONTAINER_OF(kill, struct kept_kill, kill);
+    mine->done = true;
+    mine->err = err;
+}
+
+static int kept_start(struct rig *rig, struct kept_kill *mine, const char *key)
+{
+    *mine = (struct kept_kill){.kill = {.kind = KILL_KEY, .name = span_text(key), .keep = true}};
+    mine->kill.version = disk_next_version(rig->disk);
+    return disk_kill_start(rig->disk, &mine->kill, kept_ended);
+}
+
+/* What a restart would find: of the keys "0", "1", ... those whose bit is set. */
+static unsigned found_after(const struct rig *rig, unsigned keys)
+{
+    struct rig copy;
+    unsigned found = 0;
+    rig_init_copy(&copy, rig);
+    cr_assert_eq(rig_open(&copy), 0);
+    for (unsigned i = 0; i < keys; i++) {
+        char key[12];
+        snprintf(key, sizeof key, "%u", i);
+        cr_assert(!rig_object(&copy, key) || rig_get(&copy, key) == 0);
+        found |= rig_object(&copy, key) ? 1u << i : 0;
+    }
+    rig_fini(&copy);
+    return found;
+}
+
+static void rig_with_three(struct rig *rig, uint64_t timeout_ms)
+{
+    rig_init(rig);
+    rig->timeout_ms = timeout_ms;
+    cr_assert_eq(rig_open(rig), 0);
+    cr_assert_eq(rig_put(rig, "0", 10000), 0);
+    cr_assert_eq(rig_put(rig, "1", 10000), 0);
+    cr_assert_eq(rig_seal(rig), 0);
+    cr_assert_eq(rig_put(rig, "2", 10000), 0);
+    cr_assert_eq(rig_sync_all(rig), 0);
+}
+
+Test(disk_health, five_failures_in_a_row_trip_it_and_a_probe_brings_it_back, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_three(&rig, 0);
+    for (unsigned i = 0; i < 4; i++) {
+        fault_arm(1, FAULT_DEAD);
+        cr_assert_eq(rig_get(&rig, "0"), -EIO);
+    }
+    fault_arm(0, 0);
+    cr_assert_eq(rig_get(&rig, "0"), 0, "one that works begins the count anew");
+    fault_arm(1, FAULT_DEAD);
+    for (unsigned i = 0; i < 5; i++) {
+        cr_assert_eq(disk_state(rig.disk), DISK_ON);
+        cr_assert_eq(rig_get(&rig, "0"), -EIO);
+    }
+    cr_assert_eq(disk_state(rig.disk), DISK_TRIPPED);
+    cr_assert_str_eq(disk_trouble(rig.disk), error_text(-EIO));
+    unsigned ops = atomic_load(&fault_count);
+    cr_assert_eq(rig_get(&rig, "0"), KVD_EOFF);
+    cr_assert_eq(rig_put(&rig, "3", 10), KVD_EOFF);
+    cr_assert_eq(rig_sync_all(&rig), KVD_EOFF);
+    struct kept_kill kept;
+    cr_assert_eq(kept_start(&rig, &kept, "1"), KVD_EOFF);
+    cr_assert_eq(rig_kill(&rig, KILL_KEY, "2"), KVD_EOFF);
+    cr_assert_eq(rig_figures(&rig).kills_owed, 1, "the one that is to be kept");
+    cr_assert_leq(atomic_load(&fault_count) - ops, 1, "it starts nothing but the end of the open segment");
+    fault_arm(0, 0);
+    rig_until(&rig, is_on, &rig);
+    rig_until(&rig, nothing_is_owed, &rig);
+    cr_assert_eq(rig_get(&rig, "0"), 0);
+    cr_assert_eq(rig_put(&rig, "3", 10), 0);
+    cr_assert_eq(rig_logged(&rig, "disk_tripped"), 1);
+    cr_assert_eq(rig_logged(&rig, "disk_back"), 1);
+    rig_settle(&rig);
+    cr_assert_eq(found_after(&rig, 4), 1u | 1u << 2 | 1u << 3);
+    cr_assert_eq(rig_file_count(&rig, "probe.tmp"), 0);
+    rig_fini(&rig);
+}
+
+/* A full disk has answered. */
+Test(disk_health, a_full_disk_does_not_trip_it, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_three(&rig, 0);
+    fault_arm(1, FAULT_NO_SPACE);
+    for (unsigned i = 0; i < 8; i++)
+        cr_assert_lt(rig_put(&rig, "3", 10), 0);
+    fault_arm(0, 0);
+    cr_assert_eq(disk_state(rig.disk), DISK_ON);
+    cr_assert_eq(rig_get(&rig, "0"), 0);
+    rig_fini(&rig);
+}
+
+/* Another mount lies there: nothing is made on it until it has shown to be the same folder, and then every file is opened anew. */
+Test(disk_health, a_folder_that_moved_is_opened_anew, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_three(&rig, 0);
+    unsigned files = rig_file_count(&rig, "");
+    device_shift = 1;
+    cr_assert_eq(rig_seal(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "3", 10), -ENODEV);
+    cr_assert(is_tripped(&rig));
+    cr_assert_eq(rig_file_count(&rig, ""), files);
+    struct kept_kill kept;
+    cr_assert_eq(kept_start(&rig, &kept, "1"), KVD_EOFF);
+    char path[400];
+    cr_assert(rig_file(&rig, ".seg", 1, path, sizeof path));
+    rig_file_flip(path, 20, 1); /* what is not ours any more */
+    rig_until(&rig, is_on, &rig);
+    rig_until(&rig, nothing_is_owed, &rig);
+    cr_assert_eq(rig_get(&rig, "0"), 0);
+    cr_assert_eq(rig_get(&rig, "2"), -EIO, "its file did not come back");
+    cr_assert_eq(rig_put(&rig, "3", 10), 0);
+    cr_assert_eq(rig_logged(&rig, "segment_unreadable"), 1);
+    cr_assert_eq(rig_file_count(&rig, "2.log"), 1, "the log of before is dead");
+    rig_settle(&rig);
+    device_shift = 0;
+    cr_assert_eq(found_after(&rig, 4), 1u | 1u << 3);
+    rig_fini(&rig);
+}
+
+/* Its node file says that somebody else has been there. */
+Test(disk_health, a_folder_that_another_used_is_not_taken_back, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_three(&rig, 0);
+    fault_arm(1, FAULT_DEAD);
+    for (unsigned i = 0; i < 5; i++)
+        cr_assert_eq(rig_get(&rig, "0"), -EIO);
+    fault_arm(0, 0);
+    struct node_state state;
+    char folder[400];
+    snprintf(folder, sizeof folder, "%s/test/node1", rig.dir);
+    cr_assert_eq(node_file_load(rig.loop, folder, "node1", "test", &state), 0);
+    struct node_state theirs = {state.generation + 1, state.ceiling + 7};
+    cr_assert_eq(node_file_store(rig.loop, folder, "node1", "test", &theirs), 0);
+    uint64_t probes = rig_figures(&rig).probes;
+    while (rig_figures(&rig).probes < probes + 2)
+        rig_turns(&rig, 100);
+    cr_assert_eq(disk_state(rig.disk), DISK_TRIPPED);
+    cr_assert(strstr(disk_trouble(rig.disk), "another process"));
+    cr_assert_eq(node_file_store(rig.loop, folder, "node1", "test", &state), 0);
+    rig_until(&rig, is_on, &rig);
+    rig_fini(&rig);
+}
+
+/* Nobody waits longer for the log than the tier's patience; what was answered with an error is on its way all the same. */
+Test(disk_health, kills_do_not_wait_for_a_log_that_hangs, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_three(&rig, 200);
+    events = calloc(EVENTS, sizeof *events);
+    hold_next_write = true;
+    struct kept_kill first, second, third;
+    uint64_t began_ms = loop_now_ms(rig.loop);
+    cr_assert_eq(kept_start(&rig, &first, "0"), 0);
+    rig_turns(&rig, 3);
+    cr_assert(held);
+    cr_assert_eq(kept_start(&rig, &second, "1"), 0);
+    rig_until(&rig, is_done, &first.done);
+    cr_assert_geq(loop_now_ms(rig.loop) - began_ms, 200);
+    rig_turns(&rig, 3);
+    cr_assert(second.done && first.err == KVD_ETIMEOUT && second.err == KVD_ETIMEOUT);
+    cr_assert_eq(disk_state(rig.disk), DISK_ON, "one thing that hangs is no trip yet");
+    cr_assert_eq(kept_start(&rig, &third, "2"), 0);
+    rig_until(&rig, is_done, &third.done);
+    cr_assert_eq(third.err, KVD_ETIMEOUT);
+    cr_assert_eq(found_after(&rig, 3), 7);
+    release(rig.loop);
+    rig_until(&rig, nothing_is_owed, &rig);
+    rig_settle(&rig);
+    cr_assert_eq(found_after(&rig, 3), 0);
+    free(events);
+    events = NULL;
     rig_fini(&rig);
 }
