@@ -806,9 +806,13 @@ Test(disk_health, a_folder_that_moved_is_opened_anew, .timeout = 60)
     cr_assert_eq(rig_file_count(&rig, ""), files);
     struct kept_kill kept;
     cr_assert_eq(kept_start(&rig, &kept, "1"), KVD_EOFF);
-    char path[400];
-    cr_assert(rig_file(&rig, ".seg", 1, path, sizeof path));
-    rig_file_flip(path, 20, 1); /* what is not ours any more */
+    char first[400], second[400];
+    cr_assert(rig_file(&rig, ".seg", 0, first, sizeof first));
+    cr_assert(rig_file(&rig, ".seg", 1, second, sizeof second));
+    size_t len;
+    uint8_t *bytes = rig_file_load(first, &len);
+    rig_file_store(second, bytes, len); /* what lies there is another segment */
+    free(bytes);
     rig_until(&rig, is_on, &rig);
     rig_until(&rig, nothing_is_owed, &rig);
     cr_assert_eq(rig_get(&rig, "0"), 0);
