@@ -308,7 +308,7 @@ void rig_open_start(struct rig *rig)
 static bool is_open(void *arg)
 {
     const struct rig *rig = arg;
-    return rig->opened > 0 && (rig->open_err || rig->recovered > 0);
+    return rig->opened > 0 && (rig->open_err || rig->recovered > 0 || disk_state(rig->disk) == DISK_TRIPPED);
 }
 
 int rig_open(struct rig *rig)

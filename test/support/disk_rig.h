@@ -54,7 +54,7 @@ void rig_init(struct rig *rig);
 void rig_init_copy(struct rig *rig, const struct rig *from);
 void rig_fini(struct rig *rig);
 
-/* Open, wait for opened(), and, if it went well, for recovered(). Returns what opened() said. */
+/* Open, wait for opened(), and, if it went well, for recovered(), or until the tier has tripped. Returns what opened() said. */
 int rig_open(struct rig *rig);
 /* Begin only. */
 void rig_open_start(struct rig *rig);
