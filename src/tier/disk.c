@@ -521,7 +521,8 @@ static bool requests_ended(struct disk *disk)
 {
     if (disk->abandon)
         disk_writes_fail(disk, KVD_ECLOSING);
-    if (!list_empty(&disk->queue) || disk->slots_used > 0 || !list_empty(&disk->kills) || !list_empty(&disk->kills_running))
+    if (!list_empty(&disk->queue) || disk->slots_used > 0 || !list_empty(&disk->kills) || !list_empty(&disk->kills_running) ||
+        disk->frame_running) /* a late one, perhaps, for which nobody waits any more */
         return false;
     disk_recovery_stop(disk);
     if (disk->open)
@@ -534,7 +535,7 @@ static void close_pump(struct disk *disk)
     if (disk->closed || disk->state == DISK_OPENING)
         return;
     if (disk->state == DISK_OFF) {
-        if (disk->jobs == 0 && list_empty(&disk->ripe))
+        if (disk->jobs == 0 && list_empty(&disk->ripe) && !disk->frame_running)
             close_end(disk);
         return;
     }
