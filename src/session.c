@@ -50,7 +50,7 @@ static void send_frame(struct session *session, const struct frame *frame, struc
     struct store *store = session->server->store;
     unsigned vectors = blob && frame->body_len > 0 ? blob_iov(blob, offset, frame->body_len, NULL, 0) : 0;
     size_t head = FRAME_PREFIX_BYTES + meta.len + body.len;
-    struct reply *reply = session->closed ? NULL : malloc(sizeof *reply + (1 + vectors) * sizeof(struct iovec) + head);
+    struct reply *reply = session->closed || session->broken ? NULL : malloc(sizeof *reply + (1 + vectors) * sizeof(struct iovec) + head);
     if (!reply) {
         if (blob)
             store_unref(store, blob);
