@@ -75,8 +75,28 @@ static void give(void *at)
     __real_free(head->start);
 }
 
+/* Is this the one that fails? */
+static bool fails(void)
+{
+    if (!sim || !sim->in_server || sim->sturdy || !sim->life)
+        return false;
+    bool yes = sim->heap_per_mille > 0 && chance_below(1000) < sim->heap_per_mille;
+    if (sim->heap_kth > 1)
+        sim->heap_kth--;
+    else if (sim->heap_kth == 1 && sim->heap_burst > 0 && sim->heap_burst--)
+        yes = true;
+    if (yes) {
+        sim->figures.heap++;
+        sim->fault_count++;
+        note("heap.fails", 0, 0, 0);
+    }
+    return yes;
+}
+
 void *__wrap_malloc(size_t size)
 {
+    if (fails())
+        return NULL;
     void *at = take(16, size, __builtin_return_address(0));
     /* Nobody may rely on what is in fresh memory. */
     memset(at, 0xa5, size < 256 ? size : 256);
@@ -85,12 +105,16 @@ void *__wrap_malloc(size_t size)
 
 void *__wrap_calloc(size_t count, size_t size)
 {
+    if (fails())
+        return NULL;
     void *at = take(16, count * size, __builtin_return_address(0));
     return memset(at, 0, count * size);
 }
 
 void *__wrap_realloc(void *at, size_t size)
 {
+    if (fails())
+        return NULL;
     void *fresh = take(16, size, __builtin_return_address(0));
     if (at) {
         size_t old = head_of(at)->size;
@@ -102,6 +126,8 @@ void *__wrap_realloc(void *at, size_t size)
 
 void *__wrap_aligned_alloc(size_t align, size_t size)
 {
+    if (fails())
+        return NULL;
     return take(align < 16 ? 16 : align, size, __builtin_return_address(0));
 }
 
@@ -112,12 +138,16 @@ void __wrap_free(void *at)
 
 char *__wrap_strdup(const char *text)
 {
+    if (fails())
+        return NULL;
     size_t len = strlen(text) + 1;
     return memcpy(take(16, len, __builtin_return_address(0)), text, len);
 }
 
 int __wrap_asprintf(char **out, const char *format, ...)
 {
+    if (fails())
+        return -1;
     va_list args;
     va_start(args, format);
     int len = vsnprintf(NULL, 0, format, args);
@@ -145,6 +175,12 @@ uint64_t heap_blocks(uint64_t *bytes, const void **caller)
         *caller = CONTAINER_OF(at, struct head, link)->caller;
     }
     return sim->heap_blocks;
+}
+
+void *seam_alloc(size_t align, size_t bytes)
+{
+    void *at = take(align, bytes, __builtin_return_address(0));
+    return memset(at, 0, bytes);
 }
 
 /* ---- the simulator's own ---- */

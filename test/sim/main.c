@@ -176,9 +176,10 @@ static void print_figures(const struct figures *sum)
     printf("evicted %llu, promoted %llu, segments reclaimed %llu, dropped %llu; events %llu, disk operations %llu\n",
            (unsigned long long)sum->evicted, (unsigned long long)sum->promoted, (unsigned long long)sum->reclaimed,
            (unsigned long long)sum->dropped, (unsigned long long)sum->events, (unsigned long long)sum->disk_ops);
-    printf("faults: short %llu, torn %llu, flipped %llu, gone under a read %llu, slow %llu, hung %llu", (unsigned long long)sum->shorts,
-           (unsigned long long)sum->torn, (unsigned long long)sum->flips, (unsigned long long)sum->going, (unsigned long long)sum->slow,
-           (unsigned long long)sum->hung);
+    printf(
+        "faults: short %llu, torn %llu, flipped %llu, gone under a read %llu, mounts gone %llu, out of memory %llu, slow %llu, hung %llu",
+        (unsigned long long)sum->shorts, (unsigned long long)sum->torn, (unsigned long long)sum->flips, (unsigned long long)sum->going,
+        (unsigned long long)sum->vanished, (unsigned long long)sum->heap, (unsigned long long)sum->slow, (unsigned long long)sum->hung);
     for (int i = 0; i < DISK_OPS; i++)
         if (sum->faults[i] > 0)
             printf(", %s %llu", names[i], (unsigned long long)sum->faults[i]);

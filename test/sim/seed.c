@@ -128,6 +128,8 @@ static void configure(struct life *life)
     config->inflight = chance_between(1, 4) * MIB;
     config->read_split = 256 * KIB << chance_below(3);
     config->io_depth = chance_one_in(4) ? chance_between(1, 4) : 64;
+    config->disk_timeout = chance_one_in(2) ? 5000 : chance_between(20, 1000);
+    snprintf(config->require_fs, sizeof config->require_fs, "%s", disk_type_required());
     config->wait_for_index = chance_one_in(4) ? chance_below(50) : 5000;
     strcpy(config->persist, scenario->write_through ? "write-through" : "none");
     strcpy(config->log_level, sim->options->trace ? "debug" : "error");
@@ -192,8 +194,12 @@ static void wall_jumps(void *arg)
 static void life_opens(void *arg)
 {
     struct life *life = arg;
-    if (server_open(&life->server, life->loop, &life->log, &life->config) != 0)
-        sim_fail("server_open() failed");
+    uint64_t faults = sim->figures.heap;
+    if (server_open(&life->server, life->loop, &life->log, &life->config) != 0) {
+        if (faults == sim->figures.heap)
+            sim_fail("server_open() failed");
+        sim_escape(ESCAPE_EXIT);
+    }
     life->open = true;
 }
 
@@ -204,6 +210,7 @@ void life_start(void *arg)
     sim->life = life;
     life->number = ++sim->lives;
     life->faults = sim->fault_count;
+    life->began_us = sim->now_us;
     sim_wall_set(chance_one_in(3) ? wall_choose() : 0);
     sim->drops_counted = sim->drops_early = sim->drops_bad = 0;
     sim->figures.lives++;
@@ -377,15 +384,18 @@ static void phase_next(void)
 {
     const struct life *life = sim->life;
     bool serving = life && life->open && life->server.state == SERVER_SERVING && life->server.store->recovered;
-    bool off = life && life->open && life->server.state == SERVER_SERVING && disk_state(life->server.store->disk) == DISK_OFF;
+    enum disk_state disk = life && life->open ? disk_state(life->server.store->disk) : DISK_OPENING;
+    bool off = life && life->open && life->server.state == SERVER_SERVING && disk == DISK_OFF;
     if (sim->phase == PHASE_WORK && clients_done()) {
         sim->phase = PHASE_SETTLE;
         note("settle", 0, 0, 0);
         faults_end();
+        sim->settled_us = sim->now_us;
         if (life && life->open && !life->stopping)
             settle_end();
         sim->lives_left = (unsigned)sim->lives;
-    } else if (sim->phase == PHASE_SETTLE && (serving || off) && (sim->lives > sim->lives_left || chance_one_in(200))) {
+    } else if (sim->phase == PHASE_SETTLE && (serving || off) && disk != DISK_TRIPPED &&
+               (sim->lives > sim->lives_left || chance_one_in(200))) {
         sim->phase = PHASE_READ;
         note("read", 0, 0, 0);
         clients_read_all();
@@ -393,6 +403,16 @@ static void phase_next(void)
         sim->phase = PHASE_STOP;
         stop_soon(chance_delay(10 * MS));
     }
+}
+
+/* The disk has had no fault for so long: a tier that was tripped has come back. */
+enum { COMES_BACK_US = 120 * SECOND };
+
+static bool still_tripped(void)
+{
+    const struct life *life = sim->life;
+    bool late = sim->phase == PHASE_SETTLE && sim->now_us > max_u64(sim->settled_us, life ? life->began_us : 0) + COMES_BACK_US;
+    return late && life && life->open && disk_state(life->server.store->disk) == DISK_TRIPPED;
 }
 
 static bool step(void)
@@ -416,6 +436,10 @@ static bool step(void)
         return false;
     }
     phase_next();
+    if (still_tripped()) {
+        snprintf(sim->why, sizeof sim->why, "the disk tier stays off: %s", disk_trouble(sim->life->server.store->disk));
+        return false;
+    }
     if (idle || sim->figures.events > EVENTS_MOST || sim->now_us > (uint64_t)HOURS_MOST * 3600 * SECOND) {
         snprintf(sim->why, sizeof sim->why, "nothing goes on: %llu events, %llu s, phase %d", (unsigned long long)sim->figures.events,
                  (unsigned long long)(sim->now_us / SECOND), sim->phase);
@@ -457,7 +481,14 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
     sim->lives_left = sim->scenario.lives;
     bool tight = !sim->scenario.calm && chance_one_in(8);
     vfs_init(&sim->vfs, tight ? sim->scenario.disk - chance_below(2 * MIB) : GIB);
+    (void)vfs_create(&sim->vfs, "/disk", true);
+    vfs_sync_dir(&sim->vfs, "/");
     faults_choose();
+    if (!sim->scenario.calm && chance_one_in(6)) {
+        sim->heap_kth = 1 + chance_delay(20000);
+        sim->heap_burst = chance_one_in(2) ? 1 : chance_between(1, 30);
+        sim->heap_per_mille = chance_one_in(4) ? (unsigned)chance_between(1, 10) : 0;
+    }
     clients_start();
     event_add(0, false, life_start, NULL);
     event_add(SECOND, false, write_back, NULL);

@@ -58,7 +58,7 @@ enum crash_kind { CRASH_KILL, CRASH_UNSYNCED_LOST, CRASH_UNSYNCED_KEPT, CRASH_TO
 struct figures {
     uint64_t seeds, events, ops, hits, misses, puts, acked_disk, removes;
     uint64_t lives, crashes_power, crashes_kill, stops, exits;
-    uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, hung, slow;
+    uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, vanished, hung, slow, heap;
     uint64_t leases, mortal, jumps, evicted, promoted, reclaimed, dropped, resets;
 };
 
@@ -117,7 +117,8 @@ struct life {
     bool stopping; /* server_stop() was called by us */
     bool within;   /* its files have fit the limit once: from then on they must */
     bool policy_changed;
-    uint64_t faults;     /* disk faults before it */
+    uint64_t faults; /* disk faults before it */
+    uint64_t began_us;
     uint64_t crash_step; /* 0: none */
     uint64_t steps;
 };
@@ -160,6 +161,10 @@ struct sim {
     int phase;
     struct list heap; /* what the server has allocated */
     uint64_t heap_blocks;
+    uint64_t heap_kth, heap_burst; /* from the k-th allocation on so many fail; 0: none */
+    unsigned heap_per_mille;       /* and these */
+    bool sturdy;                   /* no allocation fails now */
+    uint64_t settled_us;           /* when faults ended */
     struct vfs vfs;
     struct list flights; /* file operations under way */
     struct list routines;
@@ -237,6 +242,8 @@ uint64_t heap_blocks(uint64_t *bytes, const void **caller);
 /* Blocks that are in use, the server's and ours. */
 uint64_t heap_live(void);
 void *sim_alloc(size_t bytes);
+/* The server's memory, but of the seam's own needs: never fails. */
+void *seam_alloc(size_t align, size_t bytes);
 void *sim_grow(void *at, size_t bytes);
 void sim_free(void *at);
 
@@ -273,6 +280,7 @@ struct loop_parts *loop_parts(struct loop *loop);
 
 void faults_choose(void);
 void faults_end(void);
+const char *disk_type_required(void);
 /* The process is gone: what was on its way may have arrived. */
 void files_crash(bool power);
 

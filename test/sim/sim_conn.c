@@ -195,7 +195,7 @@ static void accept_one(void *arg)
         wire_free_maybe(wire);
         return;
     }
-    struct conn *conn = calloc(1, sizeof *conn);
+    struct conn *conn = seam_alloc(16, sizeof *conn);
     conn->wire = wire;
     conn->loop = listener->loop;
     list_init(&conn->dirty);
@@ -305,7 +305,7 @@ void wires_free(void)
 int listener_open(struct listener **out, struct loop *loop, const char *host, uint16_t port, unsigned max_conns, listener_fn fn, void *arg)
 {
     (void)host, (void)port, (void)max_conns;
-    struct listener *listener = calloc(1, sizeof *listener);
+    struct listener *listener = seam_alloc(16, sizeof *listener);
     *listener = (struct listener){.loop = loop, .fn = fn, .arg = arg};
     loop_parts(loop)->open_listeners++;
     sim->listener = listener;

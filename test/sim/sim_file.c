@@ -22,6 +22,8 @@ struct rule {
 struct open_file {
     struct inode *inode;
     bool direct, read_only;
+    bool locks;
+    uint32_t mount; /* under which it was opened */
 };
 
 /* An operation under way. */
@@ -41,6 +43,10 @@ static struct {
     uint64_t going_from_us, going_to_us; /* some segments are on their way out, as on 3FS when another host has unlinked them */
     uint64_t going_mark;
     uint64_t slow_from_us, slow_to_us, hang_from_us;
+    uint64_t vanish_from_us, vanish_to_us; /* the mount is gone */
+    bool bare;                             /* and a folder of the root disk is where it was */
+    bool gone;
+    uint32_t mount; /* how many there were before: files of an older one are dead */
     uint64_t latency_us;
     struct open_file files[FILES];
 } disk;
@@ -96,6 +102,12 @@ void faults_choose(void)
         disk.going_to_us = disk.going_from_us + chance_below(10 * SECOND);
         disk.going_mark = chance_below(2);
     }
+    if (chance_one_in(6)) {
+        disk.punt = true;
+        disk.bare = chance_one_in(2);
+        disk.vanish_from_us = chance_below(2 * SECOND);
+        disk.vanish_to_us = disk.vanish_from_us + chance_delay(30 * SECOND);
+    }
     if (chance_one_in(4)) {
         disk.slow_from_us = chance_below(3 * SECOND);
         disk.slow_to_us = disk.slow_from_us + chance_delay(10 * SECOND);
@@ -112,6 +124,9 @@ void faults_end(void)
     disk.shorts = false;
     disk.torn_per_mille = disk.flip_per_mille = 0;
     disk.slow_to_us = disk.going_to_us = 0;
+    disk.vanish_to_us = 0;
+    sim->heap_kth = sim->heap_burst = 0;
+    sim->heap_per_mille = 0;
     sim->hang_until_us = 0;
     sim->vfs.capacity_pages = UINT64_MAX / 2;
 }
@@ -139,6 +154,36 @@ static void fault_count(enum disk_op op)
 {
     sim->figures.faults[op]++;
     sim->fault_count++;
+}
+
+/* Is the mount there? When it goes, so does what its daemon had not written; who had a lock has none. */
+static bool mount_gone(void)
+{
+    bool gone = disk.vanish_from_us > 0 && sim->now_us >= disk.vanish_from_us && sim->now_us < disk.vanish_to_us;
+    if (gone == disk.gone)
+        return gone;
+    disk.gone = gone;
+    note(gone ? "mount.gone" : "mount.back", disk.bare, disk.mount, 0);
+    if (gone) {
+        sim->fault_count++;
+        sim->figures.vanished++;
+        disk.mount++;
+        vfs_unmount(&sim->vfs);
+    }
+    return gone;
+}
+
+/* Of an operation on something that is open, or on a path. */
+static int mount_fails(const struct open_file *open, const char *path)
+{
+    bool gone = mount_gone();
+    if (open)
+        return open->mount != disk.mount ? -ENOTCONN : 0;
+    if (!gone)
+        return 0;
+    if (!disk.bare)
+        return -ENOTCONN;
+    return strcmp(path, "/disk") == 0 ? 0 : -ENOENT;
 }
 
 /* Counts the operation; 0, or how it fails. */
@@ -291,9 +336,12 @@ static int64_t flight_run(const struct flight *flight)
 {
     static const enum disk_op kinds[] = {[FILE_READ] = DISK_READ, [FILE_WRITE] = DISK_WRITE, [FILE_SYNC] = DISK_SYNC};
     struct file_op *op = flight->op;
-    struct inode *inode = open_file(op->file)->inode;
+    const struct open_file *open = open_file(op->file);
+    struct inode *inode = open->inode;
     uint64_t bytes = op->kind == FILE_SYNC ? 0 : iov_bytes(op->iov, op->iov_count);
     int err = begin(kinds[op->kind], inode->number, op->kind == FILE_SYNC ? flight->upto : op->offset);
+    if (mount_fails(open, NULL))
+        return -ENOTCONN;
     if (op->kind == FILE_SYNC) {
         sync_inode(inode, flight->upto, err);
         return err;
@@ -415,11 +463,13 @@ void loop_file_counts(const struct loop *loop, struct file_counts *out)
 
 /* ---- fs.h: what blocks ---- */
 
-static int call(struct loop *loop, enum disk_op op, uint64_t a, uint64_t b)
+static int call(struct loop *loop, enum disk_op op, const struct open_file *open, uint64_t number)
 {
     loop_parts(loop)->other++;
     routine_pause(latency());
-    return begin(op, a, b);
+    int err = begin(op, open->inode->number, number);
+    int gone = mount_fails(open, NULL);
+    return gone ? gone : err;
 }
 
 static uint64_t path_number(const char *path)
@@ -430,13 +480,22 @@ static uint64_t path_number(const char *path)
     return number % 100000;
 }
 
+static int call_path(struct loop *loop, enum disk_op op, const char *path, uint64_t number)
+{
+    loop_parts(loop)->other++;
+    routine_pause(latency());
+    int err = begin(op, path_number(path), number);
+    int gone = mount_fails(NULL, path);
+    return gone ? gone : err;
+}
+
 static int open_as(struct file *file, struct inode *inode, unsigned flags)
 {
     for (int i = 0; i < FILES; i++) {
         if (disk.files[i].inode)
             continue;
         bool direct = (flags & FS_DIRECT) && disk.direct;
-        disk.files[i] = (struct open_file){.inode = inode, .direct = direct, .read_only = (flags & FS_READ_ONLY) != 0};
+        disk.files[i] = (struct open_file){.inode = inode, .direct = direct, .read_only = (flags & FS_READ_ONLY) != 0, .mount = disk.mount};
         inode->opens++;
         *file = (struct file){.fd = FD_BASE + i, .direct = direct, .punt = disk.punt};
         return 0;
@@ -447,11 +506,11 @@ static int open_as(struct file *file, struct inode *inode, unsigned flags)
 int fs_open(struct loop *loop, struct file *file, const char *path, unsigned flags)
 {
     say("  open %s flags %u", path, flags);
-    int err = call(loop, DISK_OPEN, path_number(path), flags);
+    int err = call_path(loop, DISK_OPEN, path, flags);
     struct inode *inode = vfs_find(&sim->vfs, path);
     if (err) {
         /* The name may be there all the same. */
-        if ((flags & FS_CREATE) && err != -ENOSPC && err != -EROFS && chance_one_in(4))
+        if ((flags & FS_CREATE) && err != -ENOSPC && err != -EROFS && !disk.gone && chance_one_in(4))
             (void)vfs_create(&sim->vfs, path, false);
         return err;
     }
@@ -475,9 +534,10 @@ int fs_open(struct loop *loop, struct file *file, const char *path, unsigned fla
 int fs_close(struct loop *loop, struct file *file)
 {
     struct open_file *open = open_file(file);
-    int err = call(loop, DISK_CLOSE, open->inode->number, 0);
+    int err = call(loop, DISK_CLOSE, open, 0);
     open->inode->opens--;
-    open->inode->locked = false;
+    if (open->locks)
+        open->inode->locked = false;
     vfs_put(&sim->vfs, open->inode);
     open->inode = NULL;
     file->fd = -1;
@@ -487,7 +547,7 @@ int fs_close(struct loop *loop, struct file *file)
 int64_t fs_read(struct loop *loop, const struct file *file, void *buf, uint64_t len, uint64_t offset)
 {
     struct inode *inode = open_file(file)->inode;
-    int err = call(loop, DISK_READ, inode->number, offset);
+    int err = call(loop, DISK_READ, open_file(file), offset);
     struct iovec iov = {buf, len};
     check_aligned(file, &iov, 1, offset);
     return err ? err : read_iov(inode, &iov, 1, offset, len);
@@ -496,12 +556,12 @@ int64_t fs_read(struct loop *loop, const struct file *file, void *buf, uint64_t 
 int fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset)
 {
     struct open_file *open = open_file(file);
-    int err = call(loop, DISK_WRITE, open->inode->number, offset);
+    int err = call(loop, DISK_WRITE, open, offset);
     struct iovec iov = {(void *)(uintptr_t)buf, len};
     check_aligned(file, &iov, 1, offset);
     CHECK(!open->read_only);
     if (err) {
-        if (chance_one_in(2))
+        if (open->mount == disk.mount && chance_one_in(2))
             (void)write_iov(open->inode, &iov, 1, offset, chance_below(len + 1));
         return err;
     }
@@ -514,7 +574,9 @@ int fs_sync(struct loop *loop, const struct file *file)
 {
     struct inode *inode = open_file(file)->inode;
     uint64_t upto = sim->vfs.change;
-    int err = call(loop, DISK_SYNC, inode->number, upto);
+    int err = call(loop, DISK_SYNC, open_file(file), upto);
+    if (open_file(file)->mount != disk.mount)
+        return -ENOTCONN;
     sync_inode(inode, upto, err);
     sim_disk_changed();
     return err;
@@ -523,8 +585,8 @@ int fs_sync(struct loop *loop, const struct file *file)
 int fs_truncate(struct loop *loop, const struct file *file, uint64_t len)
 {
     struct inode *inode = open_file(file)->inode;
-    int err = call(loop, DISK_TRUNCATE, inode->number, len);
-    if (!err || chance_one_in(4))
+    int err = call(loop, DISK_TRUNCATE, open_file(file), len);
+    if (!err || (open_file(file)->mount == disk.mount && chance_one_in(4)))
         vfs_truncate(&sim->vfs, inode, len);
     sim_disk_changed();
     return err;
@@ -533,24 +595,25 @@ int fs_truncate(struct loop *loop, const struct file *file, uint64_t len)
 int64_t fs_size(struct loop *loop, const struct file *file)
 {
     struct inode *inode = open_file(file)->inode;
-    int err = call(loop, DISK_SIZE, inode->number, 0);
+    int err = call(loop, DISK_SIZE, open_file(file), 0);
     return err ? err : (int64_t)inode->now.size;
 }
 
 int fs_lock(struct loop *loop, const struct file *file)
 {
     struct inode *inode = open_file(file)->inode;
-    int err = call(loop, DISK_LOCK, inode->number, 0);
+    int err = call(loop, DISK_LOCK, open_file(file), 0);
     if (!err && inode->locked)
         return -EWOULDBLOCK;
-    inode->locked |= !err;
+    if (!err)
+        open_file(file)->locks = inode->locked = true;
     return err;
 }
 
 int fs_unlink(struct loop *loop, const char *path)
 {
     say("  unlink %s", path);
-    int err = call(loop, DISK_UNLINK, path_number(path), 0);
+    int err = call_path(loop, DISK_UNLINK, path, 0);
     if (err) {
         if (err == -EIO && chance_one_in(4))
             (void)vfs_unlink(&sim->vfs, path);
@@ -564,7 +627,7 @@ int fs_unlink(struct loop *loop, const char *path)
 int fs_rename(struct loop *loop, const char *from, const char *to)
 {
     say("  rename %s to %s", from, to);
-    int err = call(loop, DISK_RENAME, path_number(from), path_number(to));
+    int err = call_path(loop, DISK_RENAME, from, path_number(to));
     if (err) {
         if (err == -EIO && chance_one_in(4))
             (void)vfs_rename(&sim->vfs, from, to);
@@ -577,7 +640,7 @@ int fs_rename(struct loop *loop, const char *from, const char *to)
 
 int fs_sync_dir(struct loop *loop, const char *path)
 {
-    int err = call(loop, DISK_SYNC_DIR, path_number(path), 0);
+    int err = call_path(loop, DISK_SYNC_DIR, path, 0);
     if (!err && !planted(PLANT_SYNC_LIES))
         vfs_sync_dir(&sim->vfs, path);
     sim_disk_changed();
@@ -586,7 +649,9 @@ int fs_sync_dir(struct loop *loop, const char *path)
 
 int fs_make_dirs(struct loop *loop, const char *path)
 {
-    int err = call(loop, DISK_MAKE_DIR, path_number(path), 0);
+    int err = call_path(loop, DISK_MAKE_DIR, path, 0);
+    if (disk.gone && disk.bare)
+        sim_fail("a folder is made on the root disk, where the mount was");
     if (err)
         return err;
     char part[256];
@@ -608,12 +673,16 @@ int fs_remove_dir(struct loop *loop, const char *path)
 
 int fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out)
 {
-    int err = call(loop, DISK_INFO, path_number(path), 0);
+    int err = call_path(loop, DISK_INFO, path, 0);
     const struct inode *inode = vfs_find(&sim->vfs, path);
+    if (!err && disk.gone) {
+        *out = (struct fs_dir_info){.device = 1, .free_bytes = GIB, .total_bytes = GIB, .type = "ext4"};
+        return 0;
+    }
     if (err || !inode)
         return err ? err : -ENOENT;
     *out = (struct fs_dir_info){
-        .device = 7,
+        .device = 7 + disk.mount,
         .free_bytes = (sim->vfs.capacity_pages - sim->vfs.pages) * BLOCK_BYTES,
         .total_bytes = sim->vfs.capacity_pages * BLOCK_BYTES,
     };
@@ -638,7 +707,7 @@ static void list_one(void *arg, const char *path, const char *name, struct inode
 
 int fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
 {
-    int err = call(loop, DISK_LIST, path_number(path), 0);
+    int err = call_path(loop, DISK_LIST, path, 0);
     if (err)
         return err;
     struct listing listing = {.count = 0};
@@ -650,4 +719,10 @@ int fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
             break;
     }
     return 0;
+}
+
+/* What a careful operator asks for where a mount may go. */
+const char *disk_type_required(void)
+{
+    return disk.vanish_from_us > 0 ? "fuse.hf3fs" : "";
 }

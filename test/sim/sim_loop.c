@@ -37,7 +37,7 @@ struct routine {
 int loop_new(struct loop **out, const struct loop_options *options, const struct log *log)
 {
     (void)log;
-    struct loop *loop = calloc(1, sizeof *loop);
+    struct loop *loop = seam_alloc(16, sizeof *loop);
     list_init(&loop->tasks);
     list_init(&loop->jobs);
     list_init(&loop->parts.dirty_conns);
@@ -375,8 +375,8 @@ int64_t loop_read_small_file(const char *path, char *text, size_t len)
 
 int memory_reserve(void **base, uint64_t bytes)
 {
-    *base = aligned_alloc(BLOCK_BYTES, bytes);
-    return *base ? 0 : -ENOMEM;
+    *base = seam_alloc(BLOCK_BYTES, bytes);
+    return 0;
 }
 
 void memory_release(void *base, uint64_t bytes)

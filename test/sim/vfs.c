@@ -507,6 +507,16 @@ void vfs_crash(struct vfs *vfs, bool power, enum cut cut)
     }
 }
 
+void vfs_unmount(struct vfs *vfs)
+{
+    enum cut cut = chance_one_in(2) ? CUT_KEEPS : CUT_EITHER;
+    for (struct list *at = vfs->inodes.next; at != &vfs->inodes; at = at->next) {
+        struct inode *inode = CONTAINER_OF(at, struct inode, link);
+        inode->locked = false;
+        inode_cut(vfs, inode, cut);
+    }
+}
+
 uint64_t vfs_segment_bytes(struct vfs *vfs)
 {
     uint64_t bytes = 0;

@@ -89,6 +89,8 @@ void vfs_write_back(struct vfs *vfs);
 /* Nobody has anything open any more. After a power cut what was not durable survives whole, in parts, or not. */
 enum cut { CUT_LOSES, CUT_KEEPS, CUT_EITHER, CUT_TEARS };
 void vfs_crash(struct vfs *vfs, bool power, enum cut cut);
+/* The mount goes: what was not synced may go with it, locks do. Files stay open, and inodes with them. */
+void vfs_unmount(struct vfs *vfs);
 uint64_t vfs_segment_bytes(struct vfs *vfs);
 
 #endif
