@@ -299,14 +299,13 @@ static void hang(struct rules *rules)
     rules->hung--;
 }
 
-/* Likewise; in the order in which they came. */
+/* Likewise; in the order in which they came. Whoever lets them go counts them off. */
 static void step(struct rules *rules)
 {
-    uint64_t epoch = rules->epoch, number = rules->stepping++;
+    uint64_t number = rules->stepping++;
     rules->hung++;
-    while (rules->epoch == epoch && rules->stepped <= number)
+    while (rules->stepped <= number)
         pthread_cond_wait(&rules->released, &rules->lock);
-    rules->hung--;
 }
 
 bool rules_next(struct rules *rules)
@@ -314,6 +313,7 @@ bool rules_next(struct rules *rules)
     pthread_mutex_lock(&rules->lock);
     bool waits = rules->stepped < rules->stepping;
     rules->stepped += waits;
+    rules->hung -= waits;
     pthread_cond_broadcast(&rules->released);
     pthread_mutex_unlock(&rules->lock);
     return waits;
@@ -377,6 +377,7 @@ void rules_release(struct rules *rules)
             rules->at[kept++] = rules->at[i];
     rules->used = kept;
     rules->epoch++;
+    rules->hung -= rules->stepping - rules->stepped;
     rules->stepped = rules->stepping;
     pthread_cond_broadcast(&rules->released);
     pthread_mutex_unlock(&rules->lock);

@@ -40,6 +40,11 @@ def pytest_configure(config):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
+def pytest_terminal_summary(terminalreporter):
+    for line in harness.TOLD:
+        terminalreporter.write_line(f"TOLD {line}")
+
+
 def pytest_collection_modifyitems(items):
     missing = [name for name in ("kvd", "kvctl") if not (harness.BUILD / name).exists()]
     if missing and items:

@@ -329,6 +329,16 @@ class Wire:
         return got
 
 
+# ---- figures ----
+
+TOLD = []
+
+
+def tell(line):
+    """A figure that is shown though the test passes."""
+    TOLD.append(line)
+
+
 # ---- processes ----
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -400,7 +410,7 @@ class Kvd:
 
     def start(self):
         self.spawn()
-        wait_until(lambda: self.port_file.exists() or self.process.poll() is not None, "the port file")
+        wait_until(lambda: self.port_file.exists() or self.process.poll() is not None, "the port file", every_s=0.001)
         assert self.process.poll() is None, f"kvd ended with {self.process.returncode}:\n{self.log()}"
         self.port = int(self.port_file.read_text())
         return self

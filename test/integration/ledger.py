@@ -1,7 +1,10 @@
 """What may be served, by what was acknowledged: P1, P3, P4 and P5 of docs/architecture.md, key by key.
 
-Every call goes through the ledger, which remembers the values that a key may have, and the one that it must have after a crash.
+Every call goes through the ledger, which remembers the values that a key may have, and the one that it must have after a crash; while
+a call is not answered, both what was and what will be. One thread calls; copy() may be called by another.
 """
+import threading
+
 from harness import BUSY, INTERNAL, IO_ERROR, NOT_FOUND, OK, PRESENT, PUT, REMOVE, REMOVE_PREFIX, TIMEOUT
 
 UNCERTAIN = (IO_ERROR, TIMEOUT, INTERNAL)  # may have taken effect
@@ -13,38 +16,55 @@ class Ledger:
         self.durable = {}  # key: the value that must be there after a crash
         self.keys = set()  # all that were ever put
         self.codes = []
+        self.lock = threading.Lock()
+
+    def copy(self):
+        """What it knows now."""
+        other = Ledger()
+        with self.lock:
+            other.may = {key: set(values) for key, values in self.may.items()}
+            other.durable = dict(self.durable)
+            other.keys = set(self.keys)
+        return other
 
     def put(self, wire, key, value, ack="memory"):
         """With `replace`. Returns the code."""
-        self.keys.add(key)
+        with self.lock:
+            self.keys.add(key)
+            before, durable = set(self.may.get(key, ())), self.durable.pop(key, None)
+            self.may[key] = before | {value}
         code = wire.call(PUT, {"key": key, "replace": True, "ack": ack}, value).code
-        self.codes.append(code)
-        if code == OK:
-            self.may[key] = {value}
-            self.durable.pop(key, None)
-            if ack == "disk":
-                self.durable[key] = value
-        elif code in UNCERTAIN:
-            self.may.setdefault(key, set()).add(value)
-            self.durable.pop(key, None)
-        else:
-            assert code not in (PRESENT, NOT_FOUND), code
+        assert code not in (PRESENT, NOT_FOUND), code
+        with self.lock:
+            self.codes.append(code)
+            if code == OK:
+                self.may[key] = {value}
+                if ack == "disk":
+                    self.durable[key] = value
+            elif code not in UNCERTAIN:
+                self.may[key] = before
+                if durable is not None:
+                    self.durable[key] = durable
         return code
 
     def remove(self, wire, *keys):
-        return self._removed(wire.call(REMOVE, {"keys": list(keys)}).code, keys)
+        return self._removed(keys, lambda: wire.call(REMOVE, {"keys": list(keys)}).code)
 
     def remove_prefix(self, wire, prefix):
-        return self._removed(wire.call(REMOVE_PREFIX, {"prefix": prefix}).code, [key for key in self.may if key.startswith(prefix)])
+        return self._removed([key for key in self.may if key.startswith(prefix)], lambda: wire.call(REMOVE_PREFIX, {"prefix": prefix}).code)
 
-    def _removed(self, code, keys):
-        self.codes.append(code)
+    def _removed(self, keys, call):
+        with self.lock:
+            durable = {key: self.durable.pop(key) for key in keys if key in self.durable}
+        code = call()
         assert code == OK or code in UNCERTAIN or code == BUSY, code
-        for key in keys:
+        with self.lock:
+            self.codes.append(code)
             if code == OK:
-                self.may.pop(key, None)
-            if code != BUSY:
-                self.durable.pop(key, None)
+                for key in keys:
+                    self.may.pop(key, None)
+            if code == BUSY:
+                self.durable.update(durable)
         return code
 
     def judge(self, wire, crashed):
