@@ -206,12 +206,13 @@ fuzz: deps ## every fuzz target for FUZZ_SECONDS (60) each, from its seeds and b
 
 SOAK_SEEDS ?= 1000000-1100000
 SOAK_SECONDS ?=
-soak: deps ## the long tests: the simulator over SOAK_SEEDS (or from there on for SOAK_SECONDS; 0: until ^C), crashes at every write over 50 workloads, a whole trace through both tiers (12 GiB of disk under TMPDIR), faults at random
+soak: deps ## the long tests: the simulator over SOAK_SEEDS (or from there on for SOAK_SECONDS; 0: until ^C), crashes at every write over 50 workloads and of real processes, a whole trace through both tiers (12 GiB of disk under TMPDIR), faults at random (SOAK_SECONDS, an hour)
 	+@$(SUBMAKE) build
 	+@$(SUBMAKE) VARIANT=sim build/sim
 	@build/sim --seeds $(SOAK_SEEDS) $(if $(SOAK_SECONDS),--seconds $(SOAK_SECONDS))
 	+@$(MAKE) sim-crash SWEEP_SEEDS=1-50
-	@scripts/run-tests --build build --limit 3600 $(wildcard test/integration/soak_*.py)
+	@KVD_SOAK_SECONDS=$(or $(filter-out 0,$(SOAK_SECONDS)),3600) scripts/run-tests --build build --limit $$((3600 + $(or $(filter-out 0,$(SOAK_SECONDS)),3600))) \
+	    $(wildcard test/integration/soak_*.py)
 
 demo: deps ## start kvd, replay and verify a trace through both tiers, restart it in the middle (TRACE=FILE for one of your own)
 	+@$(SUBMAKE) build
