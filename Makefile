@@ -223,10 +223,14 @@ demo: deps ## start kvd, replay and verify a trace through both tiers, restart i
 PACKAGES += libfuse3-dev
 FAULTFS_SRC := $(sort $(wildcard test/fuse/*.c))
 
-.PHONY: faultfs
-test integration asan soak: faultfs
+.PHONY: faultfs lives
+test integration asan soak lives: faultfs
 faultfs: deps
 	+@$(SUBMAKE) build/faultfs
+
+lives: deps ## a minute of many clients on a file system that fails at random, with kills and power cuts, judged (part of CI; an hour in soak)
+	+@$(SUBMAKE) build
+	@KVD_SOAK_SECONDS=60 scripts/run-tests --build build test/integration/soak_faultfs.py
 
 build/faultfs: $(FAULTFS_SRC) $(wildcard test/fuse/*.h) src/base/list.h
 	@mkdir -p $(@D)
