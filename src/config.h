@@ -23,6 +23,7 @@ struct config {
     char cluster[65];
     char node[65];
     char persist[16];
+    char when_behind[16];
     char io[16];
     char log_level[16];
     char port_file[CONFIG_TEXT_BYTES];

@@ -187,7 +187,7 @@ static void reply_get(struct session *session, uint8_t op, uint64_t id, struct s
     }
     if (outcome == KVD_EBUSY) {
         msg.has |= 1u << F_GETR_RETRY;
-        msg.retry_after_ms = store_retry_after_ms(session->server->store);
+        msg.retry_after_ms = store_retry_after_ms(session->server->store, 0);
     }
     session_reply(session, op, id, code_of(outcome), msg_reply(op), &msg);
 }

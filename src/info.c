@@ -79,12 +79,14 @@ static void objects_section(struct figures *out, const struct sources *from)
     number(out, "hits_disk_total", figures->hits_disk);
     number(out, "misses_total", figures->misses);
     number(out, "get_bytes_total", figures->get_bytes);
+    number(out, "get_disk_bytes_total", figures->get_disk_bytes);
     number(out, "loads_shared_total", figures->loads_shared);
     number(out, "exists_keys_total", figures->exists_keys);
     number(out, "match_keys_total", figures->match_keys);
     number(out, "match_hits_total", figures->match_hits);
     number(out, "removed_total", figures->removed);
     number(out, "expired_total", figures->expired);
+    number(out, "found_total", figures->found);
 }
 
 static void memory_section(struct figures *out, const struct sources *from)
@@ -113,6 +115,7 @@ static void disk_section(struct figures *out, const struct sources *from)
     text(out, "trouble", store->disk_trouble);
     text(out, "dir", from->server->config->dir);
     text(out, "persist", from->server->config->persist);
+    text(out, "when_behind", from->server->config->when_behind);
     number(out, "limit_bytes", disk->limit_bytes);
     number(out, "used_bytes", disk->used_bytes);
     number(out, "objects", store->table.on_disk);
@@ -128,6 +131,7 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "drain_bytes_per_s", disk->drain_bytes_per_s);
     number(out, "writes_total", disk->writes);
     number(out, "written_bytes_total", disk->written_bytes);
+    number(out, "written_value_bytes_total", store->figures.written_value_bytes);
     number(out, "write_errors_total", disk->write_errors);
     number(out, "write_retries_total", disk->write_retries);
     number(out, "index_writes_total", disk->index_writes);
@@ -161,6 +165,8 @@ static void dropped_section(struct figures *out, const struct sources *from)
 {
     const struct store_figures *figures = &from->store.figures;
     number(out, "evicted_total", figures->dropped_evicted);
+    number(out, "untouched_total", figures->dropped_untouched);
+    number(out, "shed_total", figures->dropped_shed);
     number(out, "reclaimed_total", figures->dropped_reclaimed);
     number(out, "corrupt_total", figures->dropped_corrupt);
     number(out, "short_total", figures->dropped_short);
@@ -170,6 +176,7 @@ static void dropped_section(struct figures *out, const struct sources *from)
     number(out, "unwritten_error_total", figures->unwritten_error);
     number(out, "unwritten_memory_total", figures->unwritten_memory);
     number(out, "unwritten_closing_total", figures->unwritten_closing);
+    number(out, "unwritten_shed_total", figures->unwritten_shed);
     number(out, "read_errors_total", figures->read_errors);
     number(out, "read_timeouts_total", figures->read_timeouts);
 }

@@ -36,7 +36,7 @@ static void finish(struct request *request, int outcome)
         if (outcome >= 0)
             reply_version(request, outcome);
         else if (outcome == KVD_EBUSY)
-            session_busy(request->session, request->op, request->id);
+            session_busy(request->session, request->op, request->id, of(request)->put.size);
         else
             session_fail(request->session, request->op, request->id, code_of(outcome), error_text(outcome));
     }

@@ -134,7 +134,19 @@ static int open_listener(struct server *server)
 
 static enum persist persist_of(const struct config *config)
 {
-    return strcmp(config->persist, "none") == 0 ? PERSIST_NONE : PERSIST_WRITE_THROUGH;
+    static const char *const names[] = {[PERSIST_WRITE_THROUGH] = "write-through",
+                                        [PERSIST_ON_EVICT] = "on-evict",
+                                        [PERSIST_SECOND_TOUCH] = "second-touch",
+                                        [PERSIST_NONE] = "none"};
+    unsigned persist = 0;
+    while (strcmp(names[persist], config->persist) != 0)
+        persist++;
+    return (enum persist)persist;
+}
+
+static enum when_behind when_behind_of(const struct config *config)
+{
+    return strcmp(config->when_behind, "shed") == 0 ? BEHIND_SHED : BEHIND_WAIT;
 }
 
 static int open_store(struct server *server)
@@ -146,6 +158,7 @@ static int open_store(struct server *server)
         .queue_bytes = config->write_queue,
         .read_timeout_ms = config->disk_timeout,
         .persist = persist_of(config),
+        .when_behind = when_behind_of(config),
         .disk =
             {
                 .dir = config->dir,
@@ -209,7 +222,8 @@ static void log_stopped(struct server *server)
     struct store_info info;
     store_info(server->store, &info);
     uint64_t memory_only = info.table.objects - info.table.on_disk;
-    bool lost = memory_only > 0 && store_persist(server->store) == PERSIST_WRITE_THROUGH;
+    enum persist persist = store_persist(server->store);
+    bool lost = memory_only > 0 && (persist == PERSIST_WRITE_THROUGH || persist == PERSIST_ON_EVICT);
     log_write(server->log, lost ? LOG_WARN : LOG_INFO, "stopped", "node=%s objects=%llu not_on_disk=%llu", server->config->node,
               (unsigned long long)info.table.objects, (unsigned long long)memory_only);
 }
@@ -317,6 +331,7 @@ int server_configure(struct server *server, struct span set, char *why, size_t w
     *server->config = next;
     server->log->level = config_log_level(&next);
     store_set_persist(server->store, persist_of(&next));
-    log_info(server->log, "configured", "persist=%s log_level=%s", next.persist, next.log_level);
+    store_set_when_behind(server->store, when_behind_of(&next));
+    log_info(server->log, "configured", "persist=%s when_behind=%s log_level=%s", next.persist, next.when_behind, next.log_level);
     return 0;
 }

@@ -118,12 +118,12 @@ void session_fail(struct session *session, uint8_t op, uint64_t id, enum code co
     session_reply(session, op, id, code, &msg_failure, &failure);
 }
 
-void session_busy(struct session *session, uint8_t op, uint64_t id)
+void session_busy(struct session *session, uint8_t op, uint64_t id, uint64_t bytes)
 {
     struct msg_failure_reply failure = {
         .has = 1u << F_FAIL_MESSAGE | 1u << F_FAIL_RETRY,
         .message = span_text("no room now"),
-        .retry_after_ms = store_retry_after_ms(session->server->store),
+        .retry_after_ms = store_retry_after_ms(session->server->store, bytes),
     };
     session_reply(session, op, id, CODE_BUSY, &msg_failure, &failure);
 }

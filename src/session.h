@@ -123,7 +123,8 @@ void session_reply_value(struct session *session, uint8_t op, uint64_t id, const
 /* Meta that is packed already, and a small body that is copied. */
 void session_reply_raw(struct session *session, uint8_t op, uint64_t id, enum code code, struct span meta, struct span body);
 void session_fail(struct session *session, uint8_t op, uint64_t id, enum code code, const char *message);
-void session_busy(struct session *session, uint8_t op, uint64_t id);
+/* BUSY for lack of room for so many bytes, and when to come back. */
+void session_busy(struct session *session, uint8_t op, uint64_t id, uint64_t bytes);
 /* Answer, then end the connection: shut down sending, discard for up to 1 s, close. */
 void session_break(struct session *session, uint8_t op, uint64_t id, enum code code, const char *message);
 

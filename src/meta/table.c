@@ -379,7 +379,7 @@ static int32_t used_later(const struct entry *a, const struct entry *b)
 static bool nearer_to_the_coldest(const struct list *uses, const struct entry *entry)
 {
     const struct entry *first = by_use(list_first(uses)), *last = by_use(list_last(uses));
-    return first && used_later(entry, first) < used_later(last, entry);
+    return first && used_later(entry, first) <= used_later(last, entry);
 }
 
 static void use_leave(struct table *table, struct entry *entry, enum use_list from)

@@ -124,7 +124,7 @@ void table_set_place(struct table *table, struct entry *entry, struct place *pla
  * sums right. Lists: WRITING (never a victim), HELD (leased or pinned), and of anything else with a blob: DIRTY (it has no place), WRITTEN
  * (its place came by a write during which and since nobody used it: it was cold then), CLEAN (it has a place, too). An entry without a
  * blob is on none. It joins a list at the most recently used end; only one that is dirty again because its place or its write came to
- * nothing goes to that end of DIRTY which is nearer to when it was last used. */
+ * nothing goes to that end of DIRTY which is nearer to when it was last used, in doubt to the coldest. */
 void table_settle(struct table *table, struct entry *entry);
 
 /* Note a use: to the most recently used end of its list (WRITTEN becomes CLEAN), hits + 1, used_tick. */

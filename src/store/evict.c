@@ -39,12 +39,42 @@ void entry_forget(struct store *store, struct entry *entry)
     table_drop(store->table, entry);
 }
 
-/* One object leaves memory; returns the bytes of its value, 0 when nobody can leave. */
-static uint64_t evict_one(struct store *store, bool desperate)
+void entry_drop(struct store *store, struct entry *entry, uint64_t *reason)
 {
-    struct entry *victim = table_victim(store->table, VICTIM_ANY);
-    if (!victim && desperate)
-        victim = table_held_victim(store->table);
+    ++*reason;
+    sketch_note(store->dropped, entry->hash);
+    entry_forget(store, entry);
+}
+
+/* The coldest. What the policy writes before it goes is put on its way, until `need` bytes are; it leaves when they are written, and until
+ * then what is on disk already goes before it: what was written while it was cold, in need anything. *shed: it goes unwritten, because
+ * there is nothing else and nobody is to wait. NULL: there is nobody to go now. */
+static struct entry *choose_victim(struct store *store, uint64_t need, bool desperate, bool *shed)
+{
+    struct table *table = store->table;
+    for (unsigned n = 0; n < STEP_KEYS; n++) {
+        struct entry *coldest = table_victim(table, VICTIM_ANY);
+        if (!coldest)
+            return desperate ? table_held_victim(table) : NULL;
+        if (!policy_writes_first(store, coldest))
+            return coldest;
+        if (table_ahead_bytes(table) >= need || !persist_queue_has_room(store))
+            break;
+        if (persist_start(store, coldest) != 0)
+            return coldest;
+    }
+    struct entry *spared = table_victim(table, desperate ? VICTIM_SPARED : VICTIM_WRITTEN);
+    if (spared || !desperate)
+        return spared;
+    *shed = store->config.when_behind == BEHIND_SHED;
+    return *shed ? table_victim(table, VICTIM_DIRTY) : table_held_victim(table);
+}
+
+/* One object leaves memory; returns the bytes of its value, 0 when nobody can leave. */
+static uint64_t evict_one(struct store *store, uint64_t need, bool desperate)
+{
+    bool shed = false;
+    struct entry *victim = choose_victim(store, need, desperate, &shed);
     if (!victim)
         return 0;
     /* Its file is going: memory will be all that a held one has. */
@@ -55,8 +85,7 @@ static uint64_t evict_one(struct store *store, bool desperate)
         store->figures.evicted++;
         entry_forget_memory(store, victim);
     } else {
-        store->figures.dropped_evicted++;
-        entry_forget(store, victim);
+        policy_drop(store, victim, shed);
     }
     return bytes > 0 ? bytes : 1;
 }
@@ -68,7 +97,7 @@ static bool evict_step(struct store *store, uint64_t target)
     uint64_t bytes = 0, freed = 1;
     unsigned n = 0;
     for (; freed > 0 && n < STEP_KEYS && bytes < STEP_BYTES && pool_used(store->pool) > target; n++) {
-        freed = evict_one(store, false);
+        freed = evict_one(store, store->margin_bytes, false);
         bytes += freed;
     }
     step_end(store, "evict", begun_us);
@@ -83,11 +112,43 @@ static void evict_run(struct task *task)
     room_changed(store);
 }
 
+/* ---- ahead of need ---- */
+
+/* Is memory about to be full, and too little of it on disk or on its way there? */
+static bool ahead_due(const struct store *store)
+{
+    return store->config.persist == PERSIST_ON_EVICT && pool_used(store->pool) > store->ahead_from_bytes &&
+           table_ahead_bytes(store->table) < store->margin_bytes && persist_queue_has_room(store);
+}
+
+/* The next to leave that is on no disk, if it is colder than all that is. */
+static struct entry *ahead_next(const struct store *store)
+{
+    struct entry *entry = table_victim(store->table, VICTIM_CLEAN | VICTIM_DIRTY);
+    return entry && policy_writes_first(store, entry) ? entry : NULL;
+}
+
+static void ahead_run(struct task *task)
+{
+    struct store *store = CONTAINER_OF(task, struct store, ahead_task);
+    struct entry *entry = NULL;
+    uint64_t bytes = 0, begun_us = step_begin();
+    for (unsigned n = 0; n < STEP_KEYS && bytes < STEP_BYTES && ahead_due(store) && (entry = ahead_next(store)) != NULL; n++) {
+        bytes += entry->size;
+        (void)persist_start(store, entry);
+    }
+    step_end(store, "ahead", begun_us);
+    if (entry && ahead_due(store))
+        task_post(&store->ahead_task);
+}
+
 /* Above the high watermark memory is given up in steps of its own, so that a put finds room without a sweep. */
 void evict_check(struct store *store)
 {
     if (pool_used(store->pool) > store->high_bytes)
         task_post(&store->evict_task);
+    if (ahead_due(store))
+        task_post(&store->ahead_task);
 }
 
 /* Until `missing` bytes fit, or a step is done. Returns what came free. */
@@ -99,7 +160,7 @@ static uint64_t evict_to_fit(struct store *store, uint64_t missing)
     uint64_t begun_us = step_begin();
     uint64_t given = 0;
     for (unsigned n = 0; pool_used(store->pool) + missing > size && n < STEP_KEYS; n++) {
-        uint64_t freed = evict_one(store, true);
+        uint64_t freed = evict_one(store, missing, true);
         if (freed == 0 || (given += freed) > STEP_BYTES + missing)
             break;
     }
@@ -189,4 +250,5 @@ void wait_setup(struct store *store)
     timer_init(&store->wait_timer, store->loop, wait_tick);
     task_init(&store->room_task, store->loop, room_run);
     task_init(&store->evict_task, store->loop, evict_run);
+    task_init(&store->ahead_task, store->loop, ahead_run);
 }

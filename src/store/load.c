@@ -46,6 +46,7 @@ static void get_take(struct store_get *get, struct blob *blob, uint64_t blob_sta
     get->blob_offset = get->offset - blob_starts_at;
     get->blob_length = min_u64(get->length, get->size - get->offset);
     get->store->figures.get_bytes += get->blob_length;
+    get->store->figures.get_disk_bytes += get->from_disk ? get->blob_length : 0;
 }
 
 static int miss(struct store_get *get, int err)
@@ -90,11 +91,7 @@ static void drop_replica(struct load *load, int err)
         entry->version = disk_next_version(store->disk);
         return;
     }
-    if (err == KVD_ECORRUPT)
-        store->figures.dropped_corrupt++;
-    else
-        store->figures.dropped_short++;
-    entry_forget(store, entry);
+    entry_drop(store, entry, err == KVD_ECORRUPT ? &store->figures.dropped_corrupt : &store->figures.dropped_short);
 }
 
 static void promote(struct load *load)
@@ -312,6 +309,12 @@ int load_start(struct store *store, struct entry *entry, struct store_get *get)
     return STORE_PENDING;
 }
 
+static void note_use(struct store *store, struct entry *entry)
+{
+    table_use(store->table, entry, now_ms(store));
+    policy_touched(store, entry);
+}
+
 int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
 {
     struct entry *entry = store_find(store, get->key);
@@ -326,7 +329,7 @@ int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
         return STORE_MISS;
     }
     if (!get->quiet)
-        table_use(store->table, entry, now_ms(store));
+        note_use(store, entry);
     get->size = entry->size;
     get->version = entry->version;
     get->checksum = entry->checksum;
@@ -358,6 +361,6 @@ void store_touch(struct store *store, const struct span *keys, uint32_t count)
     for (uint32_t i = count; i-- > 0;) {
         struct entry *entry = store_find(store, keys[i]);
         if (entry)
-            table_use(store->table, entry, now_ms(store));
+            note_use(store, entry);
     }
 }

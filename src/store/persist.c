@@ -108,6 +108,7 @@ static int shelve(struct store *store, struct writing *writing)
     struct shelf *shelf = shelf_of(store, writing->write.where.segment);
     if (!shelf)
         return -ENOMEM;
+    writing->entry->flags &= (uint16_t) ~(ENTRY_UNWRITABLE | ENTRY_SHED);
     table_set_place(store->table, writing->entry, &shelf->place, writing->write.where.block, writing->write.where.blocks);
     blob_sums_drop(writing->write.blob);
     return 0;
@@ -118,6 +119,7 @@ static void not_written(struct writing *writing, int err)
 {
     struct store *store = writing->store;
     store->write_failures++;
+    writing->entry->flags |= ENTRY_UNWRITABLE;
     count_unwritten(store, err);
     if (writing->write.attempts == 0)
         return;
@@ -140,11 +142,14 @@ static void writing_end(struct writing *writing, int err)
         else if (writing->write.attempts > 1)
             in_doubt(store); /* of the first try */
     }
+    if (err == 0 && writing->write.attempts > 0)
+        store->figures.written_value_bytes += blob_size(writing->write.blob);
     list_remove(&writing->link);
     durable_written(store, writing, err);
     blob_unref(writing->write.blob);
     free(writing);
     syncs_check(store);
+    evict_check(store);
     room_changed(store);
 }
 
@@ -203,6 +208,7 @@ int persist_start(struct store *store, struct entry *entry)
 
 fail:
     free(writing);
+    entry->flags |= ENTRY_UNWRITABLE;
     count_unwritten(store, err);
     return err;
 }
@@ -279,7 +285,7 @@ static void sync_go_on(struct store_sync *sync)
         sync_end(&sync->sync, err);
 }
 
-static bool queue_has_room(const struct store *store)
+bool persist_queue_has_room(const struct store *store)
 {
     return disk_queued_bytes(store->disk) < store->queue_limit;
 }
@@ -291,24 +297,48 @@ static void syncs_check(struct store *store)
         struct store_sync *sync = CONTAINER_OF(at, struct store_sync, link);
         if (!sync->walking)
             sync_go_on(sync);
-        else if (queue_has_room(store))
+        else if (persist_queue_has_room(store))
             task_post(&sync->step);
     }
 }
 
-/* What the policy says belongs on disk, and is in memory alone: its write failed, or its segment was given up. */
+/* What the policy would have on disk, and is in memory alone: its write failed or was skipped, its segment was given up, its time has not
+ * come. */
 static void write_unwritten(void *arg, struct entry *entry)
 {
     struct store *store = arg;
-    if (entry->blob && !entry->place && !entry->work && persist_start(store, entry) != 0)
+    if (entry->blob && !entry->place && !entry->work && policy_wants(store, entry) && persist_start(store, entry) != 0)
         store->write_failures++;
 }
 
-static bool has_unwritten(const struct store *store)
+/* How many objects there are at most that the policy might still write. */
+static uint64_t unwritten(const struct store *store)
 {
     struct table_sums sums;
     table_sums(store->table, &sums);
-    return store->config.persist == PERSIST_WRITE_THROUGH && sums.objects > sums.on_disk + sums.writing;
+    if (store->config.persist == PERSIST_NONE || sums.objects <= sums.on_disk + sums.writing)
+        return 0;
+    return sums.objects - sums.on_disk - sums.writing;
+}
+
+static bool start_hottest(struct store *store)
+{
+    struct entry *entry = table_hottest_dirty(store->table);
+    return entry && !(entry->flags & ENTRY_UNWRITABLE) && policy_wants(store, entry) && persist_start(store, entry) == 0;
+}
+
+/* The hottest first, as long as it is as simple as that: what the policy does not want, and what failed before, is left to the walk over
+ * the whole table that follows. No more than were there at the start, for others may be putting. False when it is time for the walk. */
+static bool write_hottest(struct store_sync *sync)
+{
+    unsigned n = 0;
+    while (n < STEP_KEYS && sync->hot_left > 0 && start_hottest(sync->store)) {
+        sync->hot_left--;
+        n++;
+    }
+    if (n < STEP_KEYS)
+        sync->hot_left = 0;
+    return sync->hot_left > 0;
 }
 
 static void sync_step(struct task *task)
@@ -316,9 +346,14 @@ static void sync_step(struct task *task)
     enum { LOOKED_AT = 1024 };
     struct store_sync *sync = CONTAINER_OF(task, struct store_sync, step);
     struct store *store = sync->store;
-    if (!queue_has_room(store))
+    if (!persist_queue_has_room(store))
         return; /* syncs_check() goes on when it has drained */
     uint64_t begun_us = step_begin();
+    if (write_hottest(sync)) {
+        step_end(store, "sync", begun_us);
+        task_post(&sync->step);
+        return;
+    }
     sync->cursor = table_scan(store->table, sync->cursor, span_of(NULL, 0), STEP_KEYS, LOOKED_AT, write_unwritten, store);
     step_end(store, "sync", begun_us);
     if (sync->cursor != 0) {
@@ -337,7 +372,8 @@ int store_sync_start(struct store *store, struct store_sync *sync, bool seal, st
     task_init(&sync->step, store->loop, sync_step);
     if (disk_state(store->disk) == DISK_OFF || disk_state(store->disk) == DISK_TRIPPED)
         return KVD_EOFF;
-    sync->walking = has_unwritten(store);
+    sync->hot_left = unwritten(store);
+    sync->walking = sync->hot_left > 0;
     if (sync->walking)
         task_post(&sync->step);
     if (sync->walking || still_writing(store, sync->upto)) {

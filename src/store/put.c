@@ -25,18 +25,6 @@ bool store_may_hold(const struct store *store, const struct entry *entry)
     return entry_held(entry) || entry->place || store_may_hold_more(store, entry->size);
 }
 
-static bool wants_disk(const struct store *store, const struct store_put *put)
-{
-    return put->ack_disk || store->config.persist == PERSIST_WRITE_THROUGH;
-}
-
-/* A single value larger than the queue may pass when nothing is queued. */
-static bool queue_full(const struct store *store, uint64_t size)
-{
-    uint64_t queued = disk_queued_bytes(store->disk);
-    return disk_state(store->disk) != DISK_OFF && queued > 0 && queued + size > store->queue_limit;
-}
-
 int store_put_begin(struct store *store, struct store_put *put)
 {
     put->store = store;
@@ -52,7 +40,7 @@ int store_put_begin(struct store *store, struct store_put *put)
     }
     if (put->size > pool_size(store->pool))
         return KVD_ETOOLARGE;
-    if (wants_disk(store, put) && queue_full(store, put->size))
+    if (policy_waits(store, put->ack_disk) && policy_queue_full(store, put->size))
         return KVD_EBUSY;
     struct hashing *hashing = aligned_alloc(64, round_up(sizeof *hashing, 64));
     if (!hashing)
@@ -149,6 +137,7 @@ static int present(struct store_put *put, struct entry *entry)
     put->version = entry->version;
     put->checksum = entry->checksum;
     put->store->figures.puts_present++;
+    policy_touched(put->store, entry);
     return put->ack_disk ? durable_start(put->store, put, entry, STORE_PRESENT) : STORE_PRESENT;
 }
 
@@ -182,6 +171,7 @@ static int publish(struct store_put *put)
         return present(put, entry);
     }
     uint64_t end_ms = end_of(put);
+    bool again = entry || sketch_knows(store->dropped, table_hash(store->table, put->key));
     entry = entry_for(store, put->key, entry, end_ms > 0);
     if (!entry) {
         store_put_abort(put);
@@ -196,8 +186,7 @@ static int publish(struct store_put *put)
     entry->hits = 0;
     if (entry_expiry(entry))
         expire_at(store, entry, end_ms);
-    if (put->pin)
-        entry->flags |= ENTRY_PINNED;
+    entry->flags |= (uint16_t)((put->pin ? ENTRY_PINNED : 0) | (again ? ENTRY_TOUCHED : 0));
     table_settle(store->table, entry);
     put->blob = NULL;
     put->version = entry->version;
@@ -206,8 +195,7 @@ static int publish(struct store_put *put)
     evict_check(store);
     if (put->ack_disk)
         return durable_start(store, put, entry, STORE_OK);
-    if (store->config.persist == PERSIST_WRITE_THROUGH)
-        persist_start(store, entry);
+    policy_shown(store, entry);
     return STORE_OK;
 }
 

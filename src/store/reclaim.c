@@ -18,8 +18,7 @@ void reclaim_step(struct task *task)
                 (void)persist_start(store, entry); /* too much would be held in memory alone: it is written on */
             continue;
         }
-        store->figures.dropped_reclaimed++;
-        entry_forget(store, entry);
+        entry_drop(store, entry, &store->figures.dropped_reclaimed);
     }
     step_end(store, "reclaim", begun_us);
     if (!list_empty(&shelf->place.objects)) {

@@ -8,9 +8,8 @@
 static void drop_early(void *arg, struct entry *entry)
 {
     struct store *store = arg;
-    store->figures.dropped_versions++;
     persist_lose(entry, KVD_EOFF); /* it has been seen: no "no effect" */
-    entry_forget(store, entry);
+    entry_drop(store, entry, &store->figures.dropped_versions);
 }
 
 static void opened(void *arg, int err)
@@ -53,13 +52,16 @@ static void found(void *arg, const struct disk_found *found)
         in_doubt(store); /* of two records the table can know one */
     if (!shelf || (entry && entry->version >= found->version))
         return;
+    bool known = entry != NULL;
     if (entry)
         entry_forget(store, entry);
     entry = found_add(store, found, hash);
     if (!entry) {
         in_doubt(store);
+        store->figures.dropped_versions += known;
         return;
     }
+    store->figures.found += !known;
     entry->version = found->version;
     entry->size = found->size;
     entry->checksum = found->checksum;

@@ -9,6 +9,8 @@
 enum {
     HIGH_PERCENT = 97,
     LOW_PERCENT = 94,
+    MARGIN_SHARE = 16,          /* of the pool is kept written ahead of eviction */
+    SKETCH_MEMORY_SHARE = 1024, /* of the pool's size is that of each generation of the sketch */
     MAX_HOLDS = 1 << 20,
     LEASE_TICK_MS = 1000,
     LEASE_STEP = 64,
@@ -30,6 +32,8 @@ static void set_limits(struct store *store)
     store->low_bytes = bytes / 100 * LOW_PERCENT;
     store->inflight_limit = min_u64(store->config.inflight_bytes, bytes / 2);
     store->queue_limit = min_u64(store->config.queue_bytes, bytes / 2);
+    store->margin_bytes = min_u64(bytes / MARGIN_SHARE, store->queue_limit);
+    store->ahead_from_bytes = store->high_bytes - store->margin_bytes;
 }
 
 static int make_tables(struct store *store)
@@ -45,7 +49,16 @@ static int make_tables(struct store *store)
         return err;
     err = leases_new(&store->leases, store->table, MAX_HOLDS, lease_secret);
     if (err)
-        table_free(store->table);
+        goto fail_table;
+    err = sketch_new(&store->dropped, store->config.memory_bytes / SKETCH_MEMORY_SHARE);
+    if (err)
+        goto fail_leases;
+    return 0;
+
+fail_leases:
+    leases_free(store->leases);
+fail_table:
+    table_free(store->table);
     return err;
 }
 
@@ -90,6 +103,7 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     return 0;
 
 fail_tables:
+    sketch_free(store->dropped);
     leases_free(store->leases);
     table_free(store->table);
 fail_pool:
@@ -144,6 +158,7 @@ void store_free(struct store *store)
     timer_stop(&store->read_timer);
     task_cancel(&store->room_task);
     task_cancel(&store->evict_task);
+    task_cancel(&store->ahead_task);
     struct list *item;
     while ((item = list_pop_front(&store->shelves)) != NULL) {
         struct shelf *shelf = CONTAINER_OF(item, struct shelf, link);
@@ -151,21 +166,12 @@ void store_free(struct store *store)
         free(shelf);
     }
     disk_free(store->disk);
+    sketch_free(store->dropped);
     leases_free(store->leases);
     table_free(store->table);
     pool_free(store->pool);
     memory_release(store->memory, store->config.memory_bytes);
     free(store);
-}
-
-void store_set_persist(struct store *store, enum persist persist)
-{
-    store->config.persist = persist;
-}
-
-enum persist store_persist(const struct store *store)
-{
-    return store->config.persist;
 }
 
 void store_unref(struct store *store, struct blob *blob)
@@ -174,17 +180,28 @@ void store_unref(struct store *store, struct blob *blob)
     room_changed(store);
 }
 
-uint64_t store_retry_after_ms(const struct store *store)
+/* Bytes that must drain before so many more fit: out of the queue, or out of memory, which waits for the queue. */
+static uint64_t bytes_behind(const struct store *store, uint64_t bytes)
 {
-    enum { LEAST_MS = 5, MOST_MS = 1000, UNKNOWN_MS = 50 };
     uint64_t queued = disk_queued_bytes(store->disk);
+    if (queued + bytes > store->queue_limit)
+        return min_u64(queued, queued + bytes - store->queue_limit);
+    return pool_used(store->pool) + bytes > pool_size(store->pool) ? min_u64(queued, bytes) : 0;
+}
+
+uint64_t store_retry_after_ms(struct store *store, uint64_t bytes)
+{
+    enum { LEAST_MS = 5, MOST_MS = 5000, UNKNOWN_MS = 50 };
+    uint64_t behind = bytes_behind(store, bytes);
     uint64_t rate = disk_drain_rate(store->disk);
-    if (queued < store->queue_limit)
+    if (behind == 0)
         return LEAST_MS;
     if (rate == 0)
         return UNKNOWN_MS;
-    uint64_t over = queued - store->queue_limit + store->queue_limit / 8;
-    return max_u64(LEAST_MS, min_u64(MOST_MS, over * 1000 / rate));
+    uint64_t now = now_ms(store);
+    uint64_t at = max_u64(now + behind * 1000 / rate, store->promised_ms);
+    store->promised_ms = min_u64(at + bytes * 1000 / rate, now + MOST_MS);
+    return max_u64(LEAST_MS, min_u64(MOST_MS, at - now));
 }
 
 void store_info(const struct store *store, struct store_info *out)

@@ -27,7 +27,23 @@ struct store;
 /* Ordinary outcomes; errors are negative. */
 enum store_outcome { STORE_OK = 0, STORE_PRESENT = 1, STORE_MISS = 2, STORE_PENDING = 3 };
 
-enum persist { PERSIST_WRITE_THROUGH, PERSIST_NONE };
+/* What is written to disk. A touch of a key is a put that stores it, a put that finds it there (or replaces it), a get, a look-up with a
+ * lease. What a put asks for (ack_disk) goes to disk under every policy. */
+enum persist {
+    /* every object, as soon as it is put */
+    PERSIST_WRITE_THROUGH,
+    /* what memory gives up, before it goes: ahead of need, so that a put finds room */
+    PERSIST_ON_EVICT,
+    /* an object whose key is touched a second time, while it is in the table or after it was dropped (a sketch remembers the keys that were
+     * dropped last); what memory gives up before that is dropped */
+    PERSIST_SECOND_TOUCH,
+    /* nothing else */
+    PERSIST_NONE
+};
+
+/* When the disk is behind (the queue is full; memory has nothing to give up but what the policy would write first): the put waits, then
+ * gets BUSY; or it goes through, and the write is skipped, or the coldest object dropped, and counted. */
+enum when_behind { BEHIND_WAIT, BEHIND_SHED };
 
 struct store_config {
     uint64_t memory_bytes;    /* a multiple of 4 KiB, at least 1 MiB */
@@ -35,6 +51,7 @@ struct store_config {
     uint64_t queue_bytes;     /* records waiting to be written; at most half the pool counts */
     uint64_t read_timeout_ms; /* nobody waits longer for a read that has begun; 0: for ever */
     enum persist persist;
+    enum when_behind when_behind;
     struct disk_config disk;
 };
 
@@ -55,7 +72,9 @@ void store_close(struct store *store, bool abandon, store_closed_fn fn, void *ar
 /* After fn of store_close(), when no request is under way and no blob is referenced outside. */
 void store_free(struct store *store);
 
+/* From now on. What is in memory and on no disk stays there until the new policy writes it; every write under way goes on. */
 void store_set_persist(struct store *store, enum persist persist);
+void store_set_when_behind(struct store *store, enum when_behind when_behind);
 enum persist store_persist(const struct store *store);
 
 /* ---- waiting for room ---- */
@@ -72,8 +91,9 @@ void store_wait_start(struct store *store, struct store_wait *wait, uint64_t for
 /* Harmless when it is not waiting; fn will not run. It must have been set up by store_wait_init(). */
 void store_wait_init(struct store_wait *wait);
 void store_wait_stop(struct store_wait *wait);
-/* How long a client that is told BUSY should stay away, in ms, from the measured rate at which room comes free. */
-uint64_t store_retry_after_ms(const struct store *store);
+/* How long a client that is told BUSY should stay away, in ms: until the disk, at the rate measured of late, has made room for these
+ * `bytes` behind those of the clients who were told before. 5 s at most. */
+uint64_t store_retry_after_ms(struct store *store, uint64_t bytes);
 
 /* ---- put ---- */
 
@@ -231,12 +251,13 @@ struct store_sync {
     struct list link;
     uint64_t upto;
     uint64_t cursor;
+    uint64_t hot_left;
     bool seal, walking;
     struct task step;
     struct disk_sync sync;
 };
-/* Write what the policy writes and is not on disk (a write of it failed, its segment was given up); fn(0) when all that was put before is
- * on disk and synced, but for `failed` of them; with `seal` the open segment is ended too.
+/* Write what the policy could still write and is not on disk, the most recently used first; fn(0) when all of it that was put before is on
+ * disk and synced, but for `failed` of them; with `seal` the open segment is ended too.
  * STORE_PENDING, or KVD_EOFF / KVD_ECLOSING. */
 int store_sync_start(struct store *store, struct store_sync *sync, bool seal, store_sync_fn fn);
 
@@ -244,7 +265,7 @@ int store_sync_start(struct store *store, struct store_sync *sync, bool seal, st
 
 struct store_figures {
     uint64_t puts, puts_present, puts_replaced, puts_corrupt, put_bytes;
-    uint64_t gets, hits_memory, hits_disk, misses, get_bytes;
+    uint64_t gets, hits_memory, hits_disk, misses, get_bytes, get_disk_bytes;
     uint64_t exists_keys, match_keys, match_hits;
     uint64_t removed;
     uint64_t expired;           /* their time was over */
@@ -253,14 +274,18 @@ struct store_figures {
     uint64_t promoted;          /* came back to memory */
     uint64_t loads_shared;      /* gets that joined a read under way */
     uint64_t reclaimed_segments;
+    uint64_t found;               /* objects that recovery brought into the table */
+    uint64_t written_value_bytes; /* of values, in writes that succeeded */
     /* objects that are gone without having been removed, by reason */
-    uint64_t dropped_evicted;   /* memory gave it up and it was on no disk */
+    uint64_t dropped_evicted;   /* memory gave it up and it was on no disk: by the policy, or because its write failed */
+    uint64_t dropped_untouched; /* the same, and nobody had touched it a second time (PERSIST_SECOND_TOUCH) */
+    uint64_t dropped_shed;      /* the same, because the disk was behind (BEHIND_SHED) */
     uint64_t dropped_reclaimed; /* its segment was given up and it was not in memory */
     uint64_t dropped_corrupt;   /* its bytes on disk were wrong */
     uint64_t dropped_short;     /* its file ended early */
     uint64_t dropped_versions;  /* put before the version ceiling was known */
     /* objects that stayed in memory only although the policy says disk, by reason */
-    uint64_t unwritten_off, unwritten_full, unwritten_error, unwritten_memory, unwritten_closing;
+    uint64_t unwritten_off, unwritten_full, unwritten_error, unwritten_memory, unwritten_closing, unwritten_shed;
     uint64_t read_errors;   /* gets answered with a miss because the device failed; the replica stays */
     uint64_t read_timeouts; /* of them, those whose read had not ended by its deadline */
     uint64_t waits, waits_expired;

@@ -3,6 +3,7 @@
 #define KVD_STORE_STORE_IMPL_H
 
 #include "meta/expiry.h"
+#include "store/sketch.h"
 #include "store/store.h"
 
 enum {
@@ -74,7 +75,11 @@ struct store {
     struct leases *leases;
     struct disk *disk;
 
+    struct sketch *dropped; /* keys of objects that were dropped lately */
+
     uint64_t high_bytes, low_bytes; /* watermarks of the pool */
+    uint64_t ahead_from_bytes;      /* from here on PERSIST_ON_EVICT writes ahead */
+    uint64_t margin_bytes;          /* so much it keeps written */
     uint64_t inflight, inflight_limit;
     uint64_t queue_limit;
     uint64_t pinning; /* bytes of pinned puts that wait for their kill: they count as held */
@@ -87,6 +92,8 @@ struct store {
     struct timer wait_timer;
     struct task room_task;  /* room may have come free: try waiters again */
     struct task evict_task; /* on the way from the high to the low watermark */
+    struct task ahead_task; /* writing ahead of eviction */
+    uint64_t promised_ms;   /* what the disk drains until then is for clients who were told to come back */
     struct timer lease_timer;
 
     struct expiry_wheel wheel; /* of the objects that end, by clock_now_ms() */
@@ -162,6 +169,7 @@ struct entry *store_find(struct store *store, struct span key);
 
 /* evict.c */
 int evict_for(struct store *store, struct blob *blob, bool whole); /* blob_grow() or blob_grow_all() with evictions to help */
+/* Memory may have become too full, or too little of it clean. */
 void evict_check(struct store *store);
 void entry_forget_memory(struct store *store, struct entry *entry);
 void entry_forget_disk(struct store *store, struct entry *entry);
@@ -169,13 +177,32 @@ void entry_forget_disk(struct store *store, struct entry *entry);
 void entry_strip(struct store *store, struct entry *entry);
 /* Take the object out of the table for good: every replica, lease and work it has. */
 void entry_forget(struct store *store, struct entry *entry);
+/* The same, counted in one of store->figures, and its key remembered: nobody asked for it. */
+void entry_drop(struct store *store, struct entry *entry, uint64_t *reason);
 /* Room may have come free. */
 void room_changed(struct store *store);
 void wait_setup(struct store *store);
 
+/* policy.c */
+/* Is this object, which is in memory, to be on disk sooner or later? */
+bool policy_wants(const struct store *store, const struct entry *entry);
+/* Must it be written before memory gives it up? */
+bool policy_writes_first(const struct store *store, const struct entry *entry);
+/* Does a value of this size find the write queue full? A single one larger than the queue may pass when nothing is queued. */
+bool policy_queue_full(const struct store *store, uint64_t size);
+/* Does a put wait while the queue is full? */
+bool policy_waits(const struct store *store, bool ack_disk);
+/* A put has shown it, and has not asked for the disk. */
+void policy_shown(struct store *store, struct entry *entry);
+/* Its key was asked for or put again. */
+void policy_touched(struct store *store, struct entry *entry);
+/* Memory gives it up and it is on no disk. `shed`: it would have been written, but the disk is behind. */
+void policy_drop(struct store *store, struct entry *entry, bool shed);
+
 /* persist.c */
-/* Queue the object for disk. 0, or why not (counted). */
+/* Queue the object for disk. 0, or why not (counted, and the entry is UNWRITABLE). */
 int persist_start(struct store *store, struct entry *entry);
+bool persist_queue_has_room(const struct store *store);
 /* The object goes or is replaced: its write, if any, is for nothing. True when a record of it may be on disk all the same. */
 bool persist_detach(struct store *store, struct entry *entry);
 /* True when no write of the object is under way, a queued one taken back if it must; otherwise nothing has changed. */

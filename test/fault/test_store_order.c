@@ -1160,7 +1160,6 @@ Test(store_order, of_what_is_found_the_highest_version_counts)
     fake_kill_all(bench.disk);
     cr_assert_eq(outcome == STORE_PENDING ? removing.outcome : outcome, STORE_OK);
     expect_dead_for_good("down", 20);
-    bench.store->figures.puts += 3; /* what was found counts as put */
     bench_end();
 }
 
@@ -1241,7 +1240,6 @@ Test(store_order, a_remove_before_all_is_known_reaches_what_is_found_later)
     cr_assert_eq(seen.remove.removed, 1);
     for (unsigned i = 0; i < 3; i++)
         expect_dead_for_good(keys[i], 20);
-    bench.store->figures.puts++; /* what was found counts as put */
     bench_end();
 }
 
@@ -1265,7 +1263,6 @@ Test(store_order, a_remove_reaches_a_newer_record_that_is_not_found_yet)
     cr_assert_eq(removing.outcome, STORE_OK);
     expect_dead_for_good("a", 20);
     fake_recovered(bench.disk);
-    bench.store->figures.puts++; /* what was found counts as put */
     bench_end();
 }
 

@@ -465,7 +465,9 @@ static void step_turn(void)
 
 static void step_persist(void)
 {
-    store_set_persist(bench.store, one_in(3) ? PERSIST_NONE : PERSIST_WRITE_THROUGH);
+    static const enum persist policies[] = {PERSIST_WRITE_THROUGH, PERSIST_ON_EVICT, PERSIST_SECOND_TOUCH, PERSIST_NONE};
+    store_set_persist(bench.store, policies[random_below(4)]);
+    store_set_when_behind(bench.store, random_coin() ? BEHIND_SHED : BEHIND_WAIT);
 }
 
 /* What must leave memory for others to come. */
@@ -570,9 +572,10 @@ static void check_all(void)
         check_key(i);
     struct store_info now = info();
     const struct store_figures *f = &now.figures;
-    uint64_t gone = f->removed + f->puts_replaced + f->dropped_evicted + f->dropped_reclaimed + f->dropped_corrupt + f->dropped_short +
-                    f->dropped_versions;
-    expect(f->puts + model.found_added == now.table.objects + gone, "the figures do not add up");
+    uint64_t gone = f->removed + f->puts_replaced + f->dropped_evicted + f->dropped_untouched + f->dropped_shed + f->dropped_reclaimed +
+                    f->dropped_corrupt + f->dropped_short + f->dropped_versions + f->expired;
+    expect(f->found == model.found_added, "what was found is miscounted");
+    expect(f->puts + f->found == now.table.objects + gone, "the figures do not add up");
     expect(f->reclaimed_segments > 0 || now.held_memory_only_bytes <= now.memory_limit_bytes / 2, "too much is held in memory alone");
     expect(now.table.objects <= KEYS, "there are more objects than keys");
 }

@@ -51,7 +51,7 @@ def test_sigterm_writes_what_is_queued(kvd):
         wire.holds(key, size)
 
 
-@pytest.mark.parametrize("persist", ["write-through", "none"])
+@pytest.mark.parametrize("persist", ["write-through", "on-evict", "second-touch", "none"])
 @pytest.mark.parametrize("number", range(3))
 def test_ack_disk_survives_kill_9(start, persist, number):
     kvd = start(args=["--persist", persist])
@@ -64,7 +64,7 @@ def test_ack_disk_survives_kill_9(start, persist, number):
         wire.holds(key, size)
 
 
-@pytest.mark.parametrize("persist", ["write-through", "none"])
+@pytest.mark.parametrize("persist", ["write-through", "on-evict", "second-touch", "none"])
 def test_ack_disk_of_a_present_object_survives_kill_9(start, persist):
     kvd = start(args=["--persist", persist])
     wire = kvd.wire()

@@ -71,6 +71,7 @@ Test(config, the_defaults_are_those_of_the_documentation)
         {"memory", "4g"},
         {"disk", "64g"},
         {"persist", "write-through"},
+        {"when-behind", "wait"},
         {"segment-size", "256m"},
         {"write-queue", "256m"},
         {"inflight", "512m"},
@@ -168,7 +169,7 @@ Test(config, texts_are_one_of_the_values_and_fit)
     cr_assert_str_eq(config.persist, "none");
     static const char *const bad[] = {"", "write", "write-through|none", "non", "nonee", "None", "|", "through"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-        expect_refused("persist", bad[i], "write-through|none");
+        expect_refused("persist", bad[i], "write-through|on-evict|second-touch|none");
     char fits[65], longer[66];
     memset(fits, 'n', 64);
     fits[64] = '\0';

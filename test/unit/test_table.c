@@ -348,7 +348,7 @@ static bool model_goes_first(const struct model *model, uint64_t i)
     if (first == MODELLED)
         return false;
     uint32_t used = model->entries[i]->used_tick;
-    return (int64_t)used - model->entries[first]->used_tick < (int64_t)model->entries[last]->used_tick - used;
+    return (int64_t)used - model->entries[first]->used_tick <= (int64_t)model->entries[last]->used_tick - used;
 }
 
 static void model_after_settle(struct model *model, uint64_t i)
