@@ -388,9 +388,11 @@ static void do_config(struct client *client)
     struct request *request = request_new(client, ACT_CONFIG, OP_CONFIG);
     struct buffer set;
     buffer_init(&set);
-    pack_map(&set, 1);
+    pack_map(&set, 2);
     pack_text(&set, "persist");
-    pack_text(&set, chance_one_in(2) ? "none" : "write-through");
+    pack_text(&set, policy_any());
+    pack_text(&set, "when-behind");
+    pack_text(&set, chance_one_in(2) ? "shed" : "wait");
     struct msg_config msg = {.has = 1u << F_CONFIG_SET, .set = span_of(set.at, set.len)};
     send_frame(client, request, &msg, NULL, 0, UINT64_MAX);
     buffer_fini(&set);
@@ -607,7 +609,7 @@ static void got_synced(struct client *client, const struct request *request, con
     const struct store_figures *figures = &life->server.store->figures;
     uint64_t unwritten = figures->unwritten_off + figures->unwritten_full + figures->unwritten_error + figures->unwritten_memory +
                          figures->unwritten_closing;
-    if (unwritten > 0 || !sim->scenario.write_through)
+    if (unwritten > 0 || !writes_all(&sim->scenario))
         return;
     for (size_t i = 0; i < sim->history.count; i++) {
         struct call *call = &sim->history.calls[i];

@@ -31,6 +31,17 @@ static void weights_choose(struct scenario *scenario)
     }
 }
 
+const char *policy_any(void)
+{
+    static const char *const policies[] = {"write-through", "on-evict", "second-touch", "none"};
+    return policies[chance_below(4)];
+}
+
+bool writes_all(const struct scenario *scenario)
+{
+    return strcmp(scenario->persist, "write-through") == 0 || strcmp(scenario->persist, "on-evict") == 0;
+}
+
 static void scenario_choose(struct scenario *scenario)
 {
     static const unsigned largest[] = {100, 5000, 70000, 70000, 300000, 300000, 1 << 20};
@@ -38,7 +49,8 @@ static void scenario_choose(struct scenario *scenario)
         .memory = chance_between(4, 8) * MIB,
         .segment = MIB << chance_below(3),
         .disk = chance_between(4, chance_one_in(2) ? 8 : 40) * MIB,
-        .write_through = !chance_one_in(5),
+        .persist = chance_one_in(2) ? "write-through" : policy_any(),
+        .when_behind = chance_one_in(3) ? "shed" : "wait",
         .calm = chance_one_in(2),
         .shorts = chance_one_in(2),
         .slow_network = chance_one_in(4),
@@ -90,7 +102,8 @@ static void scenario_sweep(struct scenario *scenario)
         .memory = 4 * MIB,
         .segment = MIB,
         .disk = 4 * MIB + 512 * KIB,
-        .write_through = true,
+        .persist = chance_one_in(2) ? "write-through" : "on-evict",
+        .when_behind = "wait",
         .calm = true,
         .shorts = chance_one_in(2),
         .clients = 2,
@@ -131,7 +144,8 @@ static void configure(struct life *life)
     config->disk_timeout = chance_one_in(2) ? 5000 : chance_between(20, 1000);
     snprintf(config->require_fs, sizeof config->require_fs, "%s", disk_type_required());
     config->wait_for_index = chance_one_in(4) ? chance_below(50) : 5000;
-    strcpy(config->persist, scenario->write_through ? "write-through" : "none");
+    strcpy(config->persist, scenario->persist);
+    strcpy(config->when_behind, scenario->when_behind);
     strcpy(config->log_level, sim->options->trace ? "debug" : "error");
     life->log = (struct log){.level = config_log_level(config), .sink = log_line};
 }
@@ -303,7 +317,7 @@ static bool life_end(bool *kept_all)
 {
     struct life *life = sim->life;
     const struct store_figures figures = life->server.store->figures;
-    *kept_all = sim->scenario.write_through && !life->policy_changed && life->faults == sim->fault_count && unwritten(&figures) == 0 &&
+    *kept_all = writes_all(&sim->scenario) && !life->policy_changed && life->faults == sim->fault_count && unwritten(&figures) == 0 &&
                 life->server.exit_status == 0;
     if (life->server.exit_status != 0 && !trouble(life)) {
         snprintf(sim->why, sizeof sim->why, "the server gave up by itself, and the disk had no fault");
@@ -325,11 +339,29 @@ static bool life_end(bool *kept_all)
 
 /* ---- what must hold all the time ---- */
 
+/* P6, as docs/protocol.md has it: what was put or found is there, or counted where it went. */
+static bool adds_up(struct life *life)
+{
+    const struct store *store = life->server.store;
+    const struct store_figures *f = &store->figures;
+    struct table_sums sums;
+    table_sums(store->table, &sums);
+    uint64_t gone = f->removed + f->puts_replaced + f->expired + f->dropped_evicted + f->dropped_untouched + f->dropped_shed +
+                    f->dropped_reclaimed + f->dropped_corrupt + f->dropped_short + f->dropped_versions;
+    if (f->puts + f->found == sums.objects + gone)
+        return true;
+    snprintf(sim->why, sizeof sim->why, "%llu objects were put or found, and %llu are there or counted as gone",
+             (unsigned long long)(f->puts + f->found), (unsigned long long)(sums.objects + gone));
+    return false;
+}
+
 static bool life_watch(struct life *life)
 {
     if (!life->open)
         return true;
     drops_look();
+    if (!adds_up(life))
+        return false;
     if (life->server.state == SERVER_DRAINING)
         return true;
     struct disk_figures figures;

@@ -90,7 +90,7 @@ enum action {
 /* What the seed made of this run. */
 struct scenario {
     uint64_t memory, disk, segment;
-    bool write_through;
+    const char *persist, *when_behind;
     bool calm; /* the disk does what it should */
     bool shorts;
     bool slow_network;
@@ -302,6 +302,10 @@ uint32_t wire_life(const struct wire *wire);
 uint32_t wire_id(const struct wire *wire);
 
 /* ---- client.c ---- */
+
+/* seed.c. Any persist policy; does this one have everything on disk in the end? */
+const char *policy_any(void);
+bool writes_all(const struct scenario *scenario);
 
 struct client;
 void clients_start(void);
