@@ -199,9 +199,11 @@ uint64_t store_retry_after_ms(struct store *store, uint64_t bytes)
     if (rate == 0)
         return UNKNOWN_MS;
     uint64_t now = now_ms(store);
-    uint64_t at = max_u64(now + behind * 1000 / rate, store->promised_ms);
-    store->promised_ms = min_u64(at + bytes * 1000 / rate, now + MOST_MS);
-    return max_u64(LEAST_MS, min_u64(MOST_MS, at - now));
+    uint64_t promised = store->promised_ms > now ? (store->promised_ms - now) * store->promised_rate / rate : 0;
+    uint64_t wait = min_u64(MOST_MS, max_u64(behind * 1000 / rate, promised));
+    store->promised_ms = now + min_u64(MOST_MS, wait + bytes * 1000 / rate);
+    store->promised_rate = rate;
+    return max_u64(LEAST_MS, wait);
 }
 
 void store_info(const struct store *store, struct store_info *out)

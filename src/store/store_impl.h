@@ -93,7 +93,8 @@ struct store {
     struct task room_task;  /* room may have come free: try waiters again */
     struct task evict_task; /* on the way from the high to the low watermark */
     struct task ahead_task; /* writing ahead of eviction */
-    uint64_t promised_ms;   /* what the disk drains until then is for clients who were told to come back */
+    uint64_t promised_ms;   /* what the disk drains until then is for clients who were told to come back ... */
+    uint64_t promised_rate; /* ... at this rate, in bytes a second */
     struct timer lease_timer;
 
     struct expiry_wheel wheel; /* of the objects that end, by clock_now_ms() */
