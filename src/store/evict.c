@@ -117,8 +117,9 @@ static void evict_run(struct task *task)
 /* Is memory about to be full, and too little of it on disk or on its way there? */
 static bool ahead_due(const struct store *store)
 {
-    return store->config.persist == PERSIST_ON_EVICT && pool_used(store->pool) > store->ahead_from_bytes &&
-           table_ahead_bytes(store->table) < store->margin_bytes && persist_queue_has_room(store);
+    if (store->config.persist != PERSIST_ON_EVICT || pool_used(store->pool) <= store->ahead_from_bytes)
+        return false;
+    return table_ahead_bytes(store->table) < store->margin_bytes && persist_queue_has_room(store) && disk_works(store);
 }
 
 /* The next to leave that is on no disk, if it is colder than all that is. */

@@ -119,7 +119,8 @@ static void not_written(struct writing *writing, int err)
 {
     struct store *store = writing->store;
     store->write_failures++;
-    writing->entry->flags |= ENTRY_UNWRITABLE;
+    if (err != KVD_EOFF) /* the tier may come back, and says at once when it is off */
+        writing->entry->flags |= ENTRY_UNWRITABLE;
     count_unwritten(store, err);
     if (writing->write.attempts == 0)
         return;
@@ -208,7 +209,6 @@ int persist_start(struct store *store, struct entry *entry)
 
 fail:
     free(writing);
-    entry->flags |= ENTRY_UNWRITABLE;
     count_unwritten(store, err);
     return err;
 }
@@ -370,7 +370,7 @@ int store_sync_start(struct store *store, struct store_sync *sync, bool seal, st
     *sync = (struct store_sync){.store = store, .fn = fn, .seal = seal, .upto = store->writing_number, .failed = store->write_failures};
     list_init(&sync->link);
     task_init(&sync->step, store->loop, sync_step);
-    if (disk_state(store->disk) == DISK_OFF || disk_state(store->disk) == DISK_TRIPPED)
+    if (!disk_works(store))
         return KVD_EOFF;
     sync->hot_left = unwritten(store);
     sync->walking = sync->hot_left > 0;

@@ -25,7 +25,7 @@ bool policy_writes_first(const struct store *store, const struct entry *entry)
 bool policy_queue_full(const struct store *store, uint64_t size)
 {
     uint64_t queued = disk_queued_bytes(store->disk);
-    return disk_state(store->disk) != DISK_OFF && queued > 0 && queued + size > store->queue_limit;
+    return disk_works(store) && queued > 0 && queued + size > store->queue_limit;
 }
 
 bool policy_waits(const struct store *store, bool ack_disk)
@@ -36,9 +36,9 @@ bool policy_waits(const struct store *store, bool ack_disk)
 /* What finds the queue full is written when memory gives it up. */
 static void write_touched(struct store *store, struct entry *entry)
 {
-    if (!entry->blob || entry->place || entry->work || entry->flags & ENTRY_UNWRITABLE || policy_queue_full(store, entry->size))
-        return;
-    (void)persist_start(store, entry);
+    bool can = entry->blob && !entry->place && !entry->work && !(entry->flags & ENTRY_UNWRITABLE);
+    if (can && disk_works(store) && !policy_queue_full(store, entry->size))
+        (void)persist_start(store, entry);
 }
 
 void policy_shown(struct store *store, struct entry *entry)

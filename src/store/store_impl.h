@@ -142,6 +142,13 @@ static inline uint64_t now_ms(const struct store *store)
     return loop_now_ms(store->loop);
 }
 
+/* Or at least is on its way. Otherwise every write ends with KVD_EOFF at once. */
+static inline bool disk_works(const struct store *store)
+{
+    enum disk_state state = disk_state(store->disk);
+    return state != DISK_OFF && state != DISK_TRIPPED;
+}
+
 static inline bool entry_held(const struct entry *entry)
 {
     return (entry->flags & ENTRY_PINNED) || !list_empty(&entry->holds);
@@ -201,7 +208,7 @@ void policy_touched(struct store *store, struct entry *entry);
 void policy_drop(struct store *store, struct entry *entry, bool shed);
 
 /* persist.c */
-/* Queue the object for disk. 0, or why not (counted, and the entry is UNWRITABLE). */
+/* Queue the object for disk. 0, or why not (counted). */
 int persist_start(struct store *store, struct entry *entry);
 bool persist_queue_has_room(const struct store *store);
 /* The object goes or is replaced: its write, if any, is for nothing. True when a record of it may be on disk all the same. */

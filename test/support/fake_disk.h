@@ -580,7 +580,7 @@ enum disk_state disk_state(const struct disk *disk)
 
 const char *disk_state_name(const struct disk *disk)
 {
-    static const char *const names[] = {"opening", "recovering", "on", "off"};
+    static const char *const names[] = {"opening", "recovering", "on", "off", "tripped"};
     return names[disk->state];
 }
 
@@ -608,7 +608,7 @@ bool disk_versions_jumped(const struct disk *disk)
 
 static inline int fake_allowed(const struct disk *disk)
 {
-    if (disk->state == DISK_OFF)
+    if (disk->state == DISK_OFF || disk->state == DISK_TRIPPED)
         return KVD_EOFF;
     return disk->closing ? KVD_ECLOSING : 0;
 }
