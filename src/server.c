@@ -26,17 +26,21 @@ static void tick(struct timer *timer)
 
 static void refused(void *owner)
 {
-    (void)owner;
+    struct server *server = owner;
+    server->refused_count--;
+    server_check_end(server);
 }
 
 static void accepted(void *arg, struct conn *conn)
 {
     struct server *server = arg;
     struct session *session = session_open(server, conn);
-    if (!session)
-        conn_close(conn, refused, NULL);
-    else if (server->state != SERVER_STARTING)
+    if (!session) {
+        server->refused_count++;
+        conn_close(conn, refused, server);
+    } else if (server->state != SERVER_STARTING) {
         session_begin(session);
+    }
 }
 
 void server_traffic(const struct server *server, uint64_t *received_bytes, uint64_t *sent_bytes)
@@ -241,7 +245,7 @@ static void store_closed(void *arg)
 static void close_store_when_alone(struct task *task)
 {
     struct server *server = CONTAINER_OF(task, struct server, end);
-    if (!list_empty(&server->sessions) || server->request_count > 0 || server->stop_asked)
+    if (!list_empty(&server->sessions) || server->refused_count > 0 || server->request_count > 0 || server->stop_asked)
         return;
     server->stop_asked = true;
     store_close(server->store, false, store_closed, server);

@@ -49,6 +49,7 @@ struct server {
     struct listener *listener;
     struct list sessions;
     uint64_t session_count;
+    uint64_t refused_count; /* connections without a session, for want of memory, that are not closed yet */
     uint64_t request_count; /* unanswered ones of all sessions, and those that outlive theirs */
     enum server_state state;
     uint64_t started_ms;
