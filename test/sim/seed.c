@@ -81,6 +81,11 @@ static void scenario_choose(struct scenario *scenario)
             scenario->segment = MIB << chance_below(2);
         }
     }
+    if (chance_one_in(6)) { /* next to no memory */
+        scenario->memory = MIB << chance_below(3);
+        scenario->largest = (unsigned)min_u64(scenario->largest, scenario->memory / 4);
+        scenario->bulky = true;
+    }
     if (sim->options->ops > 0)
         scenario->ops = sim->options->ops;
     weights_choose(scenario);
@@ -225,6 +230,7 @@ void life_start(void *arg)
     life->number = ++sim->lives;
     life->faults = sim->fault_count;
     life->began_us = sim->now_us;
+    sim->wall_ahead_ms[life->number % SIM_LIVES] = INT64_MIN;
     sim_wall_set(chance_one_in(3) ? wall_choose() : 0);
     sim->drops_counted = sim->drops_early = sim->drops_bad = 0;
     sim->figures.lives++;
@@ -310,7 +316,7 @@ static void life_fini(void *arg)
 static bool trouble(const struct life *life)
 {
     (void)life;
-    return sim->fault_count > 0 || sim->hang_until_us > 0;
+    return sim->fault_count > 0 || sim->hang_until_us > 0 || sim->figures.hung > 0;
 }
 
 static bool life_end(bool *kept_all)
@@ -373,6 +379,8 @@ static bool life_watch(struct life *life)
         return false;
     }
     enum disk_state state = disk_state(disk);
+    if (state != DISK_OPENING && life->opened_us == 0)
+        life->opened_us = sim->now_us;
     if (state == DISK_OFF && !trouble(life)) {
         snprintf(sim->why, sizeof sim->why, "the disk tier is off (%s), and the disk had no fault", disk_off_reason(disk));
         return false;

@@ -213,14 +213,13 @@ uint64_t sim_wall_ms(void)
 void sim_wall_set(int64_t ahead_ms)
 {
     int64_t *most = &sim->wall_ahead_ms[sim->lives % SIM_LIVES];
-    bool first = sim->life->steps == 0;
     if (ahead_ms != sim->wall_now_ms) {
         sim->jumps++;
         sim->figures.jumps++;
         note("wall", (uint64_t)ahead_ms, 0, 0);
     }
     sim->wall_now_ms = ahead_ms;
-    *most = first || ahead_ms > *most ? ahead_ms : *most;
+    *most = ahead_ms > *most ? ahead_ms : *most;
 }
 
 /* ---- trace ---- */

@@ -117,9 +117,9 @@ struct life {
     bool stopping; /* server_stop() was called by us */
     bool within;   /* its files have fit the limit once: from then on they must */
     bool policy_changed;
-    uint64_t faults; /* disk faults before it */
-    uint64_t began_us;
-    uint64_t crash_step; /* 0: none */
+    uint64_t faults;              /* disk faults before it */
+    uint64_t began_us, opened_us; /* opened: the disk tier; 0: not yet */
+    uint64_t crash_step;          /* 0: none */
     uint64_t steps;
 };
 
