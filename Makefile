@@ -64,8 +64,8 @@ SHARED_SRC := $(sort $(wildcard src/base/*.c src/proto/*.c))
 SERVER_SRC := $(SHARED_SRC) $(sort $(wildcard src/loop/*.c src/tier/*.c src/meta/*.c src/store/*.c src/*.c))
 CLIENT_SRC := $(sort $(wildcard client/*.c))
 KVCTL_SRC := $(sort $(wildcard client/kvctl/*.c))
-# The pure part of the disk tier, which kvctl inspect uses as well.
-FORMAT_SRC := $(patsubst %,src/tier/%.c,record layout index log_frame node_state)
+# The pure part of the disk tier, which kvctl inspect and locate use as well.
+FORMAT_SRC := $(patsubst %,src/tier/%.c,record layout index log_frame node_state object_name)
 MAINS := src/main.c client/kvctl/main.c
 TEST_SRC := $(sort $(wildcard test/unit/test_*.c test/fault/test_*.c))
 SUPPORT_SRC := $(sort $(filter-out $(TEST_SRC),$(wildcard test/unit/*.c test/fault/*.c test/support/*.c)))

@@ -28,7 +28,9 @@ const struct config_key config_keys[] = {
      "what is written to disk, and when: docs/architecture.md"},
     {"when-behind", CONFIG_TEXT, TEXT(when_behind), "wait", 0, UINT64_MAX, "wait|shed", true,
      "when the disk is behind: puts wait and are then BUSY, or go through, and what is not written is counted"},
-    {"segment-size", CONFIG_SIZE, AT(segment_size), 0, "256m", MIB, GIB, NULL, false, "full size of a segment file"},
+    {"segment-size", CONFIG_SIZE, AT(segment_size), 0, "256m", 0, GIB, NULL, false,
+     "full size of a segment file, at least 1m; 0: a file for each object"},
+    {"probe", CONFIG_FLAG, AT(probe), 0, "no", ANY, "with segment-size 0: serve what other hosts have stored in the same directory"},
     {"write-queue", CONFIG_SIZE, AT(write_queue), 0, "256m", MIB, UINT64_MAX, NULL, false,
      "bytes that may wait to be written; at most half of memory counts"},
     {"inflight", CONFIG_SIZE, AT(inflight), 0, "512m", MIB, UINT64_MAX, NULL, false,
@@ -295,6 +297,10 @@ int config_check(const struct config *config, char *why, size_t why_len)
         return fail(why, why_len, "cluster must be letters, digits, '.', '_' and '-', not \"%.64s\"", config->cluster);
     if (!plain_name(config->node))
         return fail(why, why_len, "node must be letters, digits, '.', '_' and '-', not \"%.64s\"", config->node);
+    if (config->segment_size > 0 && config->segment_size < MIB)
+        return fail(why, why_len, "segment-size must be 0 or at least 1m");
+    if (config->probe && config->segment_size > 0)
+        return fail(why, why_len, "probe needs segment-size 0: what is in segments is not found by its key");
     if (config->segment_size > config->disk / 4)
         return fail(why, why_len, "disk %s holds fewer than four segments: segment-size %s must be at most a quarter of it",
                     text_exact_size(a, sizeof a, config->disk), text_exact_size(b, sizeof b, config->segment_size));

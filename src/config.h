@@ -31,7 +31,7 @@ struct config {
     uint64_t wait_for_index, drain_timeout, send_timeout, frame_timeout;
     uint64_t io_depth, max_connections, disk_timeout;
     char require_fs[32];
-    bool no_auth_anywhere;
+    bool no_auth_anywhere, probe;
 };
 
 enum config_type { CONFIG_TEXT, CONFIG_SIZE, CONFIG_DURATION, CONFIG_NUMBER, CONFIG_FLAG };

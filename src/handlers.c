@@ -235,6 +235,7 @@ struct mget_item {
     struct mget_request *mget;
     uint64_t index;
     bool pending;
+    uint64_t reading_bytes; /* while it is */
 };
 
 struct mget_request {
@@ -283,7 +284,7 @@ static void mget_got(struct store_get *get, int outcome)
 {
     struct mget_item *item = CONTAINER_OF(get, struct mget_item, get);
     item->pending = false;
-    item->mget->reading_bytes -= get->size;
+    item->mget->reading_bytes -= item->reading_bytes;
     mget_answer(item, outcome);
     task_post(&item->mget->step);
 }
@@ -313,8 +314,9 @@ static void mget_next(struct mget_request *mget)
     item->get = (struct store_get){.key = key, .offset = mget->offset, .length = mget->length, .quiet = true};
     int outcome = store_get_start(mget->request.server->store, &item->get, mget_got);
     item->pending = outcome == STORE_PENDING;
+    item->reading_bytes = item->get.size;
     if (item->pending)
-        mget->reading_bytes += item->get.size;
+        mget->reading_bytes += item->reading_bytes;
     else
         mget_answer(item, outcome);
 }

@@ -147,6 +147,9 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "remove_log_bytes", disk->log_bytes);
     number(out, "remove_log_compactions_total", disk->log_compactions);
     number(out, "reclaimed_segments_total", store->figures.reclaimed_segments);
+    number(out, "reclaimed_objects_total", store->figures.reclaimed_objects);
+    number(out, "probes_total", store->figures.probes);
+    number(out, "probes_found_total", store->figures.probes_found);
     number(out, "recovery_ms", disk->recovery_ms);
     number(out, "recovered_records", disk->recovered_records);
     number(out, "recovered_killed", disk->recovered_killed);
@@ -170,7 +173,9 @@ static void dropped_section(struct figures *out, const struct sources *from)
     number(out, "reclaimed_total", figures->dropped_reclaimed);
     number(out, "corrupt_total", figures->dropped_corrupt);
     number(out, "short_total", figures->dropped_short);
+    number(out, "elsewhere_total", figures->dropped_elsewhere);
     number(out, "versions_total", figures->dropped_versions);
+    number(out, "unwritten_collision_total", figures->unwritten_collision);
     number(out, "unwritten_off_total", figures->unwritten_off);
     number(out, "unwritten_full_total", figures->unwritten_full);
     number(out, "unwritten_error_total", figures->unwritten_error);

@@ -12,6 +12,7 @@
 #include "server.h"
 
 enum { CONFIG_FILE_BYTES = 1 << 20, WHY_BYTES = 3 * CONFIG_TEXT_BYTES };
+enum { OBJECT_THREADS = 16 }; /* where each object is a file, reads and writes are jobs, too */
 
 static const char *kind_of(const struct config_key *key)
 {
@@ -147,6 +148,8 @@ static int run(struct config *config)
     struct log log;
     loop_log_to_stderr(&log, config_log_level(config));
     struct loop_options options = {.io_depth = (unsigned)config->io_depth, .forbid_ring = strcmp(config->io, "threads") == 0};
+    if (config->segment_size == 0)
+        options.job_threads = OBJECT_THREADS;
     struct loop *loop;
     int err = loop_new(&loop, &options, &log);
     if (err)

@@ -116,7 +116,8 @@ static const struct store_events store_events = {.opened = opened, .recovered = 
 static uint64_t connections_allowed(const struct server *server)
 {
     uint64_t files = loop_raise_file_limit();
-    uint64_t kept_back = min_u64(files / 2, 64 + server->config->disk / server->config->segment_size);
+    uint64_t segments = server->config->segment_size > 0 ? server->config->disk / server->config->segment_size : 0;
+    uint64_t kept_back = min_u64(files / 2, 64 + segments);
     uint64_t most = min_u64(server->config->max_connections, files - kept_back);
     if (most < server->config->max_connections)
         log_warn(server->log, "fewer_connections", "max_connections=%llu open_files=%llu", (unsigned long long)most,
@@ -163,6 +164,7 @@ static int open_store(struct server *server)
         .read_timeout_ms = config->disk_timeout,
         .persist = persist_of(config),
         .when_behind = when_behind_of(config),
+        .probe = config->probe,
         .disk =
             {
                 .dir = config->dir,

@@ -41,6 +41,8 @@ static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_NO_VERIFY] = {"no-verify", 0, NULL, "read headers and indexes, not the values"},
     [OPT_OTHER] = {"other", 0, "DIR", "another path to the same directory: how late does it see what happens"},
     [OPT_WAIT] = {"wait", 0, "DURATION", "how long to wait for that (60s)"},
+    [OPT_DIR] = {"dir", 0, "DIR", "kvd's --dir (paths below it)"},
+    [OPT_CLUSTER] = {"cluster", 0, "NAME", "kvd's --cluster (kvd)"},
 };
 
 const struct option_spec *option_spec(enum option_id id)

@@ -46,6 +46,8 @@ enum option_id {
     OPT_NO_VERIFY,
     OPT_OTHER,
     OPT_WAIT,
+    OPT_DIR,
+    OPT_CLUSTER,
     OPTION_COUNT,
 };
 

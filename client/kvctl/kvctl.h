@@ -85,5 +85,6 @@ int cmd_replay(struct ctl *ctl);
 int cmd_bench(struct ctl *ctl);
 int cmd_inspect(struct ctl *ctl);
 int cmd_doctor(struct ctl *ctl);
+int cmd_locate(struct ctl *ctl);
 
 #endif

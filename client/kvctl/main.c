@@ -67,6 +67,10 @@ static const struct command COMMANDS[] = {
      "unlinks, locks, goes through io_uring; and says in words what that means. No operation is waited for longer than --timeout.\n"
      "Exits with 0 when kvd can use it, 1 when it cannot or something fails, 2 when it cannot be tried.",
      OPT_BIT(OPT_OTHER) | OPT_BIT(OPT_WAIT), 1, 1, cmd_doctor},
+    {"locate", "KEY...", "the file that an object has",
+     "Where kvd runs with --segment-size 0, each object is a file named by its key's hash (XXH3-128). No server is asked: the\n"
+     "path is printed whether the file is there or not.",
+     OPT_BIT(OPT_DIR) | OPT_BIT(OPT_CLUSTER), 1, ANY, cmd_locate},
 };
 
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };

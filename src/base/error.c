@@ -4,13 +4,21 @@
 #include <string.h>
 
 static const char *const own_texts[] = {
-    "not a valid frame", "bytes are not what was written",
-    "file ends early",   "no room now",
-    "too large",         "disk tier is off",
-    "disk tier is full", "closing",
-    "unknown format",    "timed out",
-    "unsupported",       "denied",
-    "refused",           "bad usage",
+    "not a valid frame",
+    "bytes are not what was written",
+    "file ends early",
+    "no room now",
+    "too large",
+    "disk tier is off",
+    "disk tier is full",
+    "closing",
+    "unknown format",
+    "timed out",
+    "unsupported",
+    "denied",
+    "refused",
+    "bad usage",
+    "another host was there",
 };
 
 const char *error_text(int err)

@@ -21,6 +21,7 @@ enum {
     KVD_EDENIED = -5012,      /* authentication or rights are missing */
     KVD_EREFUSED = -5013,     /* the peer refused: its message says why */
     KVD_EUSAGE = -5014,       /* a flag, a size or a file name that makes no sense */
+    KVD_ESTALE = -5015,       /* the object's file is gone, or holds another by now: somebody else was there */
 };
 
 /* A short lower-case text for `err` (an errno's own for those); never NULL; static storage. Any thread. */

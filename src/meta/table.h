@@ -63,7 +63,10 @@ struct entry {
     struct list in_place;
     struct list holds; /* struct hold of lease.h; leased when not empty */
     uint32_t block;    /* where in the place, in 4 KiB blocks */
-    uint32_t blocks;
+    union {
+        uint32_t blocks;
+        uint32_t checked_tick; /* of an object that is a file of its own: when that was last seen to be there */
+    };
     uint32_t put_tick;  /* when it was put (or found at start), in ticks of the loop's clock: table_tick() */
     uint32_t used_tick; /* last used */
     uint16_t hits;      /* saturates */

@@ -12,10 +12,21 @@ void entry_forget_memory(struct store *store, struct entry *entry)
     blob_unref(blob);
 }
 
+void entry_set_place(struct store *store, struct entry *entry, struct shelf *shelf, uint32_t block, uint32_t blocks)
+{
+    if (entry->place)
+        disk_object_count(store->disk, CONTAINER_OF(entry->place, struct shelf, place)->segment, entry->key_len, entry->size, false);
+    table_set_place(store->table, entry, shelf ? &shelf->place : NULL, block, blocks);
+    if (!shelf || !segment_is_objects(shelf->segment))
+        return;
+    disk_object_count(store->disk, shelf->segment, entry->key_len, entry->size, true);
+    entry->checked_tick = entry->put_tick; /* then it was not there, or new */
+}
+
 void entry_forget_disk(struct store *store, struct entry *entry)
 {
     struct shelf *shelf = CONTAINER_OF(entry->place, struct shelf, place);
-    table_set_place(store->table, entry, NULL, 0, 0);
+    entry_set_place(store, entry, NULL, 0, 0);
     reclaim_if_empty(store, shelf);
 }
 
@@ -217,12 +228,13 @@ static void wait_tick(struct timer *timer)
         }
     }
     load_expire_starved(store);
+    probe_expire(store);
     for (struct list *at; (at = list_pop_front(&due)) != NULL;) {
         struct store_wait *wait = CONTAINER_OF(at, struct store_wait, link);
         store->figures.waits_expired++;
         wait->fn(wait, KVD_EBUSY);
     }
-    if (!list_empty(&store->waits) || !list_empty(&store->starved))
+    if (!list_empty(&store->waits) || !list_empty(&store->starved) || !list_empty(&store->probings_in_time))
         timer_start(&store->wait_timer, WAIT_TICK_MS);
 }
 

@@ -46,12 +46,12 @@ bool entry_expired(struct store *store, struct entry *entry)
     return expiry && expiry->at_ms > 0 && expiry->at_ms <= clock_now_ms(store);
 }
 
-/* Its record ends by the wall clock: where that was set back, a restart would find it alive. */
+/* Its record ends by the wall clock: where that was set back, a restart would find it alive. A file of its own goes at once. */
 void entry_expire(struct store *store, struct entry *entry)
 {
     bool on_disk = entry->place != NULL;
     on_disk |= persist_detach(store, entry);
-    if (on_disk && clock_behind_ms(store) > CLOCK_SLACK_MS)
+    if (on_disk && (disk_has_objects(store->disk) || clock_behind_ms(store) > CLOCK_SLACK_MS))
         bury(store, entry_key(entry), entry->version);
     store->ended_on_disk |= on_disk;
     store->figures.expired++;

@@ -33,6 +33,7 @@ static const char *reason_of(int err)
         return "disk off";
     case KVD_ETIMEOUT:
         return "timeout";
+    case KVD_ESTALE:
     case STORE_MISS:
         return NULL;
     default:
@@ -53,7 +54,7 @@ static int miss(struct store_get *get, int err)
 {
     struct store_figures *figures = &get->store->figures;
     figures->misses++;
-    figures->read_errors += err != KVD_ECORRUPT && err != KVD_ESHORT && err != STORE_MISS;
+    figures->read_errors += err != KVD_ECORRUPT && err != KVD_ESHORT && err != KVD_ESTALE && err != STORE_MISS;
     figures->read_timeouts += err == KVD_ETIMEOUT;
     get->reason = reason_of(err);
     return STORE_MISS;
@@ -65,6 +66,8 @@ static void answer(struct load *load, int err)
     for (struct list *at; (at = list_pop_front(&load->waiters)) != NULL;) {
         struct store_get *get = CONTAINER_OF(at, struct store_get, link);
         int outcome = STORE_OK;
+        if (err == KVD_ESTALE && probe_again(load->store, get, load->read.key) == STORE_PENDING)
+            continue;
         if (err == 0) {
             load->store->figures.hits_disk++;
             get_take(get, load->blob, load->read.offset);
@@ -85,8 +88,12 @@ static void drop_replica(struct load *load, int err)
     if (!entry || entry->version != load->read.version || !entry->place || entry->block != load->read.where.block ||
         CONTAINER_OF(entry->place, struct shelf, place)->segment != load->read.where.segment)
         return;
+    if (err == KVD_ESTALE) {
+        object_lost(store, entry);
+        return;
+    }
     bury(store, load->read.key, load->read.version);
-    if (entry->blob) {
+    if (entry->blob && !store->config.probe) {
         entry_forget_disk(store, entry);
         entry->version = disk_next_version(store->disk);
         return;
@@ -105,6 +112,8 @@ static void promote(struct load *load)
     blob_zero_tail(load->blob); /* it may be written again */
     entry->blob = blob_ref(load->blob);
     store->figures.promoted++;
+    if (segment_is_objects(load->read.where.segment))
+        entry->checked_tick = table_tick(load->since_ms);
     table_settle(store->table, entry);
     evict_check(store);
 }
@@ -115,7 +124,7 @@ static void loaded(struct disk_read *read, int err)
     struct store *store = load->store;
     if (err == 0)
         promote(load);
-    else if (err == KVD_ECORRUPT || err == KVD_ESHORT)
+    else if (err == KVD_ECORRUPT || err == KVD_ESHORT || err == KVD_ESTALE)
         drop_replica(load, err);
     answer(load, err);
     load_free(load);
@@ -315,15 +324,9 @@ static void note_use(struct store *store, struct entry *entry)
     policy_touched(store, entry);
 }
 
-int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
+int get_go_on(struct store_get *get, struct entry *entry)
 {
-    struct entry *entry = store_find(store, get->key);
-    get->store = store;
-    get->fn = fn;
-    get->blob = NULL;
-    get->reason = NULL;
-    list_init(&get->link);
-    store->figures.gets++;
+    struct store *store = get->store;
     if (!entry) {
         store->figures.misses++;
         return STORE_MISS;
@@ -334,7 +337,7 @@ int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
     get->version = entry->version;
     get->checksum = entry->checksum;
     get->from_disk = !entry->blob;
-    get->offset = min_u64(get->offset, entry->size);
+    get->offset = min_u64(get->asked, entry->size);
     if (entry->blob || get->offset == entry->size || get->length == 0) {
         store->figures.hits_memory += !get->from_disk;
         store->figures.hits_disk += get->from_disk;
@@ -349,6 +352,24 @@ int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
     if (err == -ENOMEM)
         return KVD_EBUSY;
     return miss(get, err);
+}
+
+int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
+{
+    struct entry *entry = store_find(store, get->key);
+    get->store = store;
+    get->fn = fn;
+    get->blob = NULL;
+    get->reason = NULL;
+    get->size = 0;
+    get->asked = get->offset;
+    get->looked_again = false;
+    list_init(&get->link);
+    store->figures.gets++;
+    int first = probe_first(store, get, get->key, entry);
+    if (first == STORE_MISS)
+        return get_go_on(get, entry);
+    return first == KVD_EOFF ? miss(get, first) : first;
 }
 
 void store_get_cancel(struct store_get *get)

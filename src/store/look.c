@@ -143,8 +143,10 @@ int store_stat(struct store *store, struct span key, struct store_stat *out)
     if (out->mortal)
         out->ttl_ms = expiry->at_ms - min_u64(expiry->at_ms, clock_now_ms(store));
     if (entry->place) {
-        out->file = segment_path(CONTAINER_OF(entry->place, struct shelf, place)->segment);
-        out->offset = (uint64_t)entry->block * BLOCK_BYTES;
+        struct segment *segment = CONTAINER_OF(entry->place, struct shelf, place)->segment;
+        struct disk_where where = {.segment = segment, .block = entry->block, .blocks = entry->blocks};
+        out->file = disk_file_of(store->disk, &where, key);
+        out->offset = segment_is_objects(segment) ? 0 : (uint64_t)entry->block * BLOCK_BYTES;
     }
     return STORE_OK;
 }

@@ -91,6 +91,9 @@ static void count_unwritten(struct store *store, int err)
     case KVD_ETOOLARGE:
         figures->unwritten_full++;
         break;
+    case -EEXIST:
+        figures->unwritten_collision++;
+        break;
     case KVD_ECLOSING:
         figures->unwritten_closing++;
         break;
@@ -109,7 +112,7 @@ static int shelve(struct store *store, struct writing *writing)
     if (!shelf)
         return -ENOMEM;
     writing->entry->flags &= (uint16_t) ~(ENTRY_UNWRITABLE | ENTRY_SHED);
-    table_set_place(store->table, writing->entry, &shelf->place, writing->write.where.block, writing->write.where.blocks);
+    entry_set_place(store, writing->entry, shelf, writing->write.where.block, writing->write.where.blocks);
     blob_sums_drop(writing->write.blob);
     return 0;
 }
@@ -151,6 +154,7 @@ static void writing_end(struct writing *writing, int err)
     free(writing);
     syncs_check(store);
     evict_check(store);
+    reclaim_objects_check(store);
     room_changed(store);
 }
 

@@ -136,6 +136,8 @@ static int present(struct store_put *put, struct entry *entry)
 {
     put->version = entry->version;
     put->checksum = entry->checksum;
+    put->checksum = entry->checksum;
+    probe_aside(put->store, entry);
     put->store->figures.puts_present++;
     policy_touched(put->store, entry);
     return put->ack_disk ? durable_start(put->store, put, entry, STORE_PRESENT) : STORE_PRESENT;
@@ -170,6 +172,7 @@ static int publish(struct store_put *put)
         store_put_abort(put);
         return present(put, entry);
     }
+    probe_overtake(store, put->key);
     uint64_t end_ms = end_of(put);
     bool again = entry || sketch_knows(store->dropped, table_hash(store->table, put->key));
     entry = entry_for(store, put->key, entry, end_ms > 0);
@@ -232,6 +235,7 @@ static int kill_first(struct store_put *put)
         .kind = KILL_KEY,
         .name = put->key,
         .version = disk_next_version(store->disk),
+        .whoever = true,
         .keep = !put->replace, /* the old value stays if a replace fails */
     };
     int err = disk_kill_start(store->disk, &put->kill, killed);

@@ -13,7 +13,7 @@ void reclaim_step(struct task *task)
     for (unsigned n = 0; n < STEP_KEYS && (at = list_first(&shelf->place.objects)) != NULL; n++) {
         struct entry *entry = CONTAINER_OF(at, struct entry, in_place);
         if (entry->blob) {
-            table_set_place(store->table, entry, NULL, 0, 0);
+            entry_set_place(store, entry, NULL, 0, 0);
             if (entry_held(entry) && !store_may_hold_more(store, 0))
                 (void)persist_start(store, entry); /* too much would be held in memory alone: it is written on */
             continue;

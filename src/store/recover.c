@@ -22,7 +22,7 @@ static void opened(void *arg, int err)
 }
 
 /* What ends in the next moment is taken for ended: it may have been so before the restart, if the wall clock was set back a little. */
-static bool found_expired(const struct store *store, const struct disk_found *found)
+bool found_expired(const struct store *store, const struct disk_found *found)
 {
     return found->expires_ms != 0 && found->expires_ms <= loop_wall_ms(store->loop) + CLOCK_SLACK_MS;
 }
@@ -37,37 +37,47 @@ static struct entry *found_add(struct store *store, const struct disk_found *fou
     return entry;
 }
 
-static void found(void *arg, const struct disk_found *found)
+struct entry *entry_of_found(struct store *store, const struct disk_found *found)
 {
-    struct store *store = arg;
-    if (found_expired(store, found)) {
-        store->figures.recovered_expired++;
-        store->ended_on_disk = true;
-        return;
-    }
-    uint64_t hash = table_hash(store->table, found->key);
-    struct entry *entry = table_find(store->table, found->key, hash);
     struct shelf *shelf = shelf_of(store, found->where.segment);
-    if (!shelf || entry)
-        in_doubt(store); /* of two records the table can know one */
-    if (!shelf || (entry && entry->version >= found->version))
-        return;
-    bool known = entry != NULL;
-    if (entry)
-        entry_forget(store, entry);
-    entry = found_add(store, found, hash);
-    if (!entry) {
-        in_doubt(store);
-        store->figures.dropped_versions += known;
-        return;
-    }
-    store->figures.found += !known;
+    struct entry *entry = shelf ? found_add(store, found, table_hash(store->table, found->key)) : NULL;
+    if (!entry)
+        return NULL;
     entry->version = found->version;
     entry->size = found->size;
     entry->checksum = found->checksum;
     entry->put_tick = table_tick(now_ms(store));
     entry->used_tick = entry->put_tick;
-    table_set_place(store->table, entry, &shelf->place, found->where.block, found->where.blocks);
+    entry_set_place(store, entry, shelf, found->where.block, found->where.blocks);
+    return entry;
+}
+
+static void found(void *arg, const struct disk_found *found)
+{
+    struct store *store = arg;
+    if (found_expired(store, found)) {
+        store->figures.recovered_expired++;
+        if (segment_is_objects(found->where.segment))
+            bury(store, found->key, found->version);
+        store->ended_on_disk = true;
+        return;
+    }
+    struct entry *entry = table_find(store->table, found->key, table_hash(store->table, found->key));
+    bool known = entry != NULL;
+    if (known && segment_is_objects(found->where.segment) && entry->version == found->version)
+        return; /* it was written, or looked for, meanwhile */
+    if (known)
+        in_doubt(store); /* of two records the table can know one */
+    if (known && entry->version >= found->version)
+        return;
+    if (known)
+        entry_forget(store, entry);
+    if (entry_of_found(store, found)) {
+        store->figures.found += !known;
+    } else {
+        in_doubt(store);
+        store->figures.dropped_versions += known;
+    }
 }
 
 static void recovered(void *arg)
@@ -79,12 +89,14 @@ static void recovered(void *arg)
         in_doubt(store); /* what could not be read now may be read another time */
     store->recovered = true;
     reclaim_check(store);
+    reclaim_objects_check(store);
     store->events.recovered(store->events_arg);
 }
 
 static bool full(void *arg)
 {
-    return reclaim_full(arg);
+    struct store *store = arg;
+    return disk_has_objects(store->disk) ? reclaim_objects_full(store) : reclaim_full(store);
 }
 
 static void gone(void *arg, struct segment *segment)

@@ -7,9 +7,12 @@
 
 #include "base/check.h"
 
+enum { KILLS_AHEAD = 4096 /* of one remove; then its walk waits */ };
+
 /* One entry of the remove log that a remove waits for. */
 struct removal {
     struct disk_kill kill;
+    bool unknown; /* to the table: what is unlinked is what was removed */
     struct store_remove *remove;
     uint8_t name[];
 };
@@ -28,18 +31,30 @@ static void removal_done(struct disk_kill *kill, int err)
     struct store_remove *remove = removal->remove;
     if (err)
         in_doubt(remove->store);
+    if (kill->kind == KILL_KEY)
+        probe_overtake(remove->store, kill->name);
+    else
+        probe_overtake_many(remove->store, kill->name);
+    if (removal->unknown)
+        remove->removed += kill->unlinked;
     free(removal);
+    if (remove->paused && remove->kills <= KILLS_AHEAD) {
+        remove->paused = false;
+        task_post(&remove->step);
+    }
     finish_one(remove, err);
 }
 
-static void log_removal(struct store_remove *remove, enum kill_kind kind, struct span name, uint64_t version)
+static void log_removal(struct store_remove *remove, enum kill_kind kind, struct span name, uint64_t version, bool unknown)
 {
     struct removal *removal = malloc(sizeof *removal + name.len);
     int err = -ENOMEM;
     if (removal) {
         bytes_copy(removal->name, name.at, name.len);
         removal->remove = remove;
-        removal->kill = (struct disk_kill){.kind = kind, .name = span_of(removal->name, name.len), .version = version, .keep = true};
+        removal->unknown = unknown;
+        removal->kill =
+            (struct disk_kill){.kind = kind, .name = span_of(removal->name, name.len), .version = version, .keep = true, .whoever = true};
         err = disk_kill_start(remove->store->disk, &removal->kill, removal_done);
     }
     if (err == 0) {
@@ -68,7 +83,7 @@ static bool remove_entry(struct store *store, struct entry *entry)
  * there by a failure, or by an object that has had its end? */
 static bool may_rise(struct store *store, struct span key)
 {
-    return !store->recovered || store->doubt > 0 || store->ended_on_disk || disk_kill_pending(store->disk, key);
+    return !store->recovered || store->doubt > 0 || store->ended_on_disk || store->config.probe || disk_kill_pending(store->disk, key);
 }
 
 static void remove_init(struct store *store, struct store_remove *remove, store_remove_fn fn)
@@ -84,12 +99,14 @@ int store_remove_start(struct store *store, struct store_remove *remove, const s
             continue;
         struct entry *entry = store_find(store, keys[i]);
         bool log_it = may_rise(store, keys[i]);
+        bool unknown = !entry;
+        probe_overtake(store, keys[i]);
         if (entry) {
             log_it |= remove_entry(store, entry);
             remove->removed++;
         }
         if (log_it)
-            log_removal(remove, KILL_KEY, keys[i], disk_next_version(store->disk)); /* a newer one may be on disk, not found yet */
+            log_removal(remove, KILL_KEY, keys[i], disk_next_version(store->disk), unknown); /* a newer one may be on disk, not found yet */
     }
     room_changed(store);
     return remove->kills > 0 ? STORE_PENDING : remove->err;
@@ -104,8 +121,12 @@ static void remove_older(void *arg, struct entry *entry)
         entry_expire(remove->store, entry);
         return;
     }
-    remove_entry(remove->store, entry);
+    uint8_t key[KEY_MAX_BYTES];
+    size_t key_len = entry->key_len;
+    memcpy(key, entry->key, key_len);
     remove->removed++;
+    if (remove_entry(remove->store, entry) && disk_has_objects(remove->store->disk))
+        log_removal(remove, KILL_KEY, span_of(key, key_len), remove->version, false); /* the walk of the files may have passed it already */
 }
 
 static void remove_step(struct task *task)
@@ -117,10 +138,12 @@ static void remove_step(struct task *task)
     remove->cursor = table_scan(store->table, remove->cursor, remove->prefix, STEP_KEYS, LOOKED_AT, remove_older, remove);
     step_end(store, "remove", begun_us);
     room_changed(store);
-    if (remove->cursor != 0)
-        task_post(&remove->step);
-    else
+    if (remove->cursor == 0)
         finish_one(remove, 0);
+    else if (remove->kills > KILLS_AHEAD)
+        remove->paused = true;
+    else
+        task_post(&remove->step);
 }
 
 int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn)
@@ -131,7 +154,8 @@ int store_remove_many_start(struct store *store, struct store_remove *remove, en
     remove->version = disk_next_version(store->disk);
     remove->kills = 1; /* the walk itself */
     task_init(&remove->step, store->loop, remove_step);
-    log_removal(remove, kind, prefix, remove->version);
+    log_removal(remove, kind, prefix, remove->version, false);
+    probe_overtake_many(store, prefix);
     task_post(&remove->step);
     return STORE_PENDING;
 }

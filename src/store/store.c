@@ -84,6 +84,8 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     set_limits(store);
     wait_setup(store);
     expire_setup(store);
+    probe_setup(store);
+    reclaim_objects_setup(store);
 
     int err = memory_reserve(&store->memory, config->memory_bytes);
     if (err)
@@ -159,6 +161,8 @@ void store_free(struct store *store)
     task_cancel(&store->room_task);
     task_cancel(&store->evict_task);
     task_cancel(&store->ahead_task);
+    task_cancel(&store->objects_task);
+    CHECK(store->probing_count == 0);
     struct list *item;
     while ((item = list_pop_front(&store->shelves)) != NULL) {
         struct shelf *shelf = CONTAINER_OF(item, struct shelf, link);

@@ -52,6 +52,7 @@ struct store_config {
     uint64_t read_timeout_ms; /* nobody waits longer for a read that has begun; 0: for ever */
     enum persist persist;
     enum when_behind when_behind;
+    bool probe; /* where each object is a file: look for those of other hosts, and whether they are still there */
     struct disk_config disk;
 };
 
@@ -164,6 +165,8 @@ struct store_get {
     store_get_fn fn;
     struct list link;
     void *load;
+    uint64_t asked; /* the offset */
+    bool looked_again;
 };
 /* STORE_OK, STORE_MISS, STORE_PENDING, or an error. */
 int store_get_start(struct store *store, struct store_get *get, store_get_fn fn);
@@ -231,6 +234,7 @@ struct store_remove {
     struct span prefix;
     uint64_t version;
     uint64_t cursor;
+    bool paused;
     struct task step;
 };
 /* Objects are gone for everybody when this returns; STORE_OK at once when no disk need know. Keys are borrowed for the call. */
@@ -276,6 +280,8 @@ struct store_figures {
     uint64_t reclaimed_segments;
     uint64_t found;               /* objects that recovery brought into the table */
     uint64_t written_value_bytes; /* of values, in writes that succeeded */
+    uint64_t reclaimed_objects;    /* files of their own that were given up */
+    uint64_t probes, probes_found; /* files looked at by key; that were another host's, or not known yet */
     /* objects that are gone without having been removed, by reason */
     uint64_t dropped_evicted;   /* memory gave it up and it was on no disk: by the policy, or because its write failed */
     uint64_t dropped_untouched; /* the same, and nobody had touched it a second time (PERSIST_SECOND_TOUCH) */
@@ -283,8 +289,10 @@ struct store_figures {
     uint64_t dropped_reclaimed; /* its segment was given up and it was not in memory */
     uint64_t dropped_corrupt;   /* its bytes on disk were wrong */
     uint64_t dropped_short;     /* its file ended early */
+    uint64_t dropped_elsewhere; /* its file was removed or replaced by another host */
     uint64_t dropped_versions;  /* put before the version ceiling was known */
     /* objects that stayed in memory only although the policy says disk, by reason */
+    uint64_t unwritten_collision; /* another key's file has its name */
     uint64_t unwritten_off, unwritten_full, unwritten_error, unwritten_memory, unwritten_closing, unwritten_shed;
     uint64_t read_errors;   /* gets answered with a miss because the device failed; the replica stays */
     uint64_t read_timeouts; /* of them, those whose read had not ended by its deadline */

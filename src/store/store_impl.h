@@ -12,6 +12,8 @@ enum {
     LOAD_WAIT_MS = 5000,        /* a read that finds no room for this long is answered BUSY */
     WAIT_TICK_MS = 20,          /* how often deadlines of waiters are looked at */
     DEAD_SLOTS = 256,           /* see store->dead */
+    PROBING_SLOTS = 64,         /* see store->probings */
+    MISSED_SLOTS = 1024,        /* see store->missed */
     CLOCK_SLACK_MS = 2000,      /* the wall clock may be set back by so much, and what has expired stays gone without the remove log */
     RANGE_ALONE_BYTES = 1 << 20 /* a range of a larger object is read by itself and not promoted */
 };
@@ -60,6 +62,12 @@ struct load {
     bool late; /* its deadline has passed: who waited was answered, and its room is the kernel's until the tier's answer */
     struct disk_read read;
     uint8_t key[];
+};
+
+/* There was no file for a key of this hash. */
+struct missed {
+    uint64_t hash;
+    uint64_t until_ms;
 };
 
 struct store {
@@ -115,6 +123,14 @@ struct store {
     bool ended_on_disk; /* a record may be there whose object has had its end: a restart would show it were the wall clock set back */
     /* By hash of the key: the highest version that went while a record of it may have been on disk. */
     uint64_t dead[DEAD_SLOTS];
+    /* objects that are files: looks at files that are under way, by hash and in the order of time; keys without one, of late */
+    struct list probings[PROBING_SLOTS];
+    struct list probings_in_time;
+    unsigned probing_count;
+    struct missed missed[MISSED_SLOTS];
+    unsigned dying_objects; /* being given up */
+    bool reclaiming;        /* on the way from the high to the low watermark */
+    struct task objects_task;
     bool closing;
     struct store_sync last_sync; /* of store_close() */
     store_closed_fn closed_fn;
@@ -176,6 +192,8 @@ void entry_expire(struct store *store, struct entry *entry);
 struct entry *store_find(struct store *store, struct span key);
 
 /* evict.c */
+/* Set or clear (NULL) the disk replica, and have the tier count it where it is a file. */
+void entry_set_place(struct store *store, struct entry *entry, struct shelf *shelf, uint32_t block, uint32_t blocks);
 int evict_for(struct store *store, struct blob *blob, bool whole); /* blob_grow() or blob_grow_all() with evictions to help */
 /* Memory may have become too full, or too little of it clean. */
 void evict_check(struct store *store);
@@ -228,7 +246,25 @@ void bury(struct store *store, struct span key, uint64_t version);
 /* Something may be on disk that the table does not know of (a kill or a sync failed): from now on every remove and replace is logged. */
 void in_doubt(struct store *store);
 
+/* probe.c */
+void probe_setup(struct store *store);
+/* A get is about to be answered by what the table says (`entry`, or NULL). Must it look at the file first? STORE_PENDING: it waits in
+ * `get->link`, and goes on by get_go_on(). KVD_EBUSY, KVD_EOFF: it should, and cannot. STORE_MISS: it need not. */
+int probe_first(struct store *store, struct store_get *get, struct span key, struct entry *entry);
+/* The file that it was read from was not what the table says: is there another one? STORE_PENDING or STORE_MISS. */
+int probe_again(struct store *store, struct store_get *get, struct span key);
+/* The table is believed for now; have a look at the file, if that was not done of late. */
+void probe_aside(struct store *store, const struct entry *entry);
+/* The key was put or removed; all keys that begin so were. What is being looked for has come before that. */
+void probe_overtake(struct store *store, struct span key);
+void probe_overtake_many(struct store *store, struct span prefix);
+void probe_expire(struct store *store);
+/* Its file is gone or another's, by another host's doing. The entry may go with it. */
+void object_lost(struct store *store, struct entry *entry);
+
 /* load.c */
+/* Answer by the entry, or with a miss if it is NULL. As store_get_start(). */
+int get_go_on(struct store_get *get, struct entry *entry);
 int load_start(struct store *store, struct entry *entry, struct store_get *get);
 void load_detach(struct entry *entry);
 /* The file goes: what has not begun to be read there is a miss. */
@@ -250,7 +286,15 @@ void reclaim_check(struct store *store);
 void reclaim_step(struct task *task); /* of a shelf whose death is durable */
 void reclaim_if_empty(struct store *store, struct shelf *shelf);
 
+/* reclaim_objects.c */
+void reclaim_objects_setup(struct store *store);
+bool reclaim_objects_full(struct store *store);
+void reclaim_objects_check(struct store *store);
+
 /* recover.c */
+bool found_expired(const struct store *store, const struct disk_found *found);
+/* An entry for a key that has none. NULL when the heap is out. */
+struct entry *entry_of_found(struct store *store, const struct disk_found *found);
 extern const struct disk_events store_disk_events;
 
 #endif

@@ -58,7 +58,10 @@ static void pump(struct task *task)
         disk_health_pump(disk);
         if (!disk->health.tripped) {
             disk_kills_pump(disk);
-            disk_writes_pump(disk);
+            if (disk->objects)
+                objects_pump(disk->objects);
+            else
+                disk_writes_pump(disk);
             disk_compact_pump(disk);
             disk_raise_maybe(disk);
         }
@@ -90,6 +93,7 @@ static int names_take(struct disk *disk, const struct disk_config *config)
 static void sizes_take(struct disk *disk, const struct disk_config *config)
 {
     disk->limit_bytes = config->limit_bytes;
+    disk->keeps_objects = config->segment_bytes == 0;
     disk->segment_bytes = min_u64(config->segment_bytes, config->limit_bytes / 2);
     disk->segment_bytes = max_u64(disk->segment_bytes, SEGMENT_MIN_BYTES) & ~(uint64_t)(BLOCK_BYTES - 1);
     disk->read_split_bytes = config->read_split_bytes ? config->read_split_bytes : MIB;
@@ -116,7 +120,7 @@ static int disk_begin(struct disk *disk)
     if (!err)
         err = log_frame_init(&disk->frame);
     if (!err)
-        err = disk_slots_init(disk);
+        err = disk->keeps_objects ? objects_new(&disk->objects, disk) : disk_slots_init(disk);
     return err ? err : disk_open_start(disk);
 }
 
@@ -163,6 +167,7 @@ void disk_free(struct disk *disk)
     CHECK(disk->closed && disk->jobs == 0);
     segments_free(&disk->segments);
     segments_free(&disk->stuck);
+    objects_free(disk->objects);
     disk_slots_fini(disk);
     log_frame_fini(&disk->frame);
     disk_health_fini(disk);
@@ -206,7 +211,7 @@ void disk_get_figures(const struct disk *disk, struct disk_figures *out)
 {
     *out = disk->figures;
     out->limit_bytes = disk->limit_bytes;
-    out->used_bytes = disk->used_bytes;
+    out->used_bytes = disk->objects ? objects_used_bytes(disk->objects) : disk->used_bytes;
     out->drain_bytes_per_s = disk->drain_rate;
     out->kills_owed = disk->health.owed_count;
     out->log_bytes = disk->log_open ? disk->log_length : 0;
@@ -336,6 +341,10 @@ int disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk
         return err;
     sync->fn = fn;
     sync->at = sync->last = 0;
+    if (where->segment->objects) {
+        sync_ripe(disk, sync, 0); /* it was synced before the write ended */
+        return 0;
+    }
     segment_wait(where->segment, sync, ((uint64_t)where->block + where->blocks) * BLOCK_BYTES);
     return 0;
 }
@@ -521,6 +530,10 @@ static bool requests_ended(struct disk *disk)
 {
     if (disk->abandon)
         disk_writes_fail(disk, KVD_ECLOSING);
+    if (disk->objects && disk->health.tripped)
+        objects_give_up(disk->objects, KVD_EOFF);
+    if (disk->objects && !objects_idle(disk->objects))
+        return false;
     if (!list_empty(&disk->queue) || disk->slots_used > 0 || !list_empty(&disk->kills) || !list_empty(&disk->kills_running) ||
         disk->frame_running) /* a late one, perhaps, for which nobody waits any more */
         return false;

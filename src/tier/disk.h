@@ -1,4 +1,8 @@
-/* disk.h - the disk tier: values in append-only segments, and the log of what was removed.
+/* disk.h - the disk tier: values in append-only segments, and the log of what was removed; or each in a file of its own.
+ *
+ * With segment_bytes 0 an object is a file <dir>/<cluster>/objects/<2 hex>/<32 hex> that any host finds by the key (object_name.h). A
+ * write is durable when it ends, a kill unlinks, and there are no segments but two that stand for all those files: one for what this
+ * node wrote, one for what others did. Of a `where` in them `block` tells one file of a key from the next, and `blocks` is the caller's.
  *
  * Knows records (key, version, bytes) and files. Knows nothing of who wants what: which objects are written, which
  * segment goes when it is full, and what a miss means is decided above.
@@ -28,7 +32,7 @@ struct segment; /* a file; its address is stable as long as it exists, see disk_
 struct disk_where {
     struct segment *segment;
     uint32_t block;  /* of the record's header in the file, in 4 KiB */
-    uint32_t blocks; /* that the record takes, header and value */
+    uint32_t blocks; /* that the record takes, header and value; nothing to objects that are files */
 };
 
 struct disk_config {
@@ -36,7 +40,8 @@ struct disk_config {
     const char *cluster;
     const char *node;
     uint64_t limit_bytes;      /* bytes used stay at or below it */
-    uint64_t segment_bytes;    /* full size of a segment; a larger record gets a segment of its own, as large as it needs */
+    uint64_t segment_bytes;    /* full size of a segment; a larger record gets a segment of its own, as large as it needs. 0: no segments,
+                                  each object is a file */
     uint64_t read_split_bytes; /* reads are split into pieces of this size; a multiple of 256 KiB */
     uint64_t timeout_ms;       /* what takes longer has failed, as far as anybody waits for it; 0: 5 s */
     const char *require_fs;    /* type of file system that the directory must be on, as mountinfo has it; NULL or "": any */
@@ -61,8 +66,9 @@ struct disk_events {
     void (*found)(void *arg, const struct disk_found *found);
     /* Every segment is read; `found` comes no more. Once, after opened(0). */
     void (*recovered)(void *arg);
-    /* A write waits and no new segment fits within limit_bytes. The callee has begun to give up a segment (disk_segment_kill_start())
-     * or one is being given up already: true. It has none to give up: false, and every queued write ends with KVD_EFULL. */
+    /* A write waits and no new segment (or the object's file) fits within limit_bytes. The callee has begun to give up a segment
+     * (disk_segment_kill_start()) or one is being given up already: true. It has none to give up: false, and every queued write ends with
+     * KVD_EFULL. */
     bool (*full)(void *arg);
     /* The segment is unlinked and closed; its address means nothing any more. */
     void (*gone)(void *arg, struct segment *segment);
@@ -98,8 +104,9 @@ bool disk_versions_jumped(const struct disk *disk);
 /* ---- writing ---- */
 
 struct disk_write;
-/* err: 0: `where` can be read (it is not synced yet); KVD_EFULL; KVD_EOFF; KVD_ECLOSING; KVD_ETOOLARGE (can never fit limit_bytes);
- * -errno: it failed, and so did a second try in another segment. */
+/* err: 0: `where` can be read (it is not synced yet, unless it is a file of its own); KVD_EFULL; KVD_EOFF; KVD_ECLOSING; KVD_ETOOLARGE (can
+ * never fit limit_bytes); -EEXIST: the file that it would have is another key's; -errno: it failed, and so did a second try in another
+ * segment. */
 typedef void (*disk_write_fn)(struct disk_write *write, int err);
 struct disk_write {
     /* set by the caller, unchanged until fn */
@@ -160,6 +167,12 @@ struct disk_kill {
     uint64_t version; /* this version and all before it are dead */
     bool keep; /* it is gone for good: should the log not take it now (KVD_EOFF of the start included), the tier tries again later, as
                   long as the process lives, within a bound */
+    /* Of objects that are files (both unused with segments): what other nodes wrote is dead as well, whatever its version; and what of
+     * this node's bytes goes by it (they count as used until it has ended). */
+    bool whoever;
+    uint64_t bytes;
+    /* set before fn: files that were unlinked */
+    uint64_t unlinked;
     /* the tier's */
     disk_kill_fn fn;
     struct list link;
@@ -177,8 +190,8 @@ bool disk_kill_pending(const struct disk *disk, struct span key);
 /* ---- reading ---- */
 
 struct disk_read;
-/* err: 0: the blob holds the bytes, judged by header and sums; KVD_ESHORT, KVD_ECORRUPT: the replica is to be dropped; -errno: the device
- * failed. */
+/* err: 0: the blob holds the bytes, judged by header and sums; KVD_ESHORT, KVD_ECORRUPT: the replica is to be dropped; KVD_ESTALE:
+ * likewise, without a kill: the object's file is gone, or another's by now; -errno: the device failed. */
 typedef void (*disk_read_fn)(struct disk_read *read, int err);
 struct disk_read {
     /* set by the caller, unchanged until fn */
@@ -223,6 +236,44 @@ bool segment_busy(const struct segment *segment);
  * disk_segment_unlink(), after which the file goes once no read is under way (events.gone). Returns as disk_kill_start(). */
 int disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct segment *segment, disk_kill_fn fn);
 void disk_segment_unlink(struct disk *disk, struct segment *segment);
+
+/* ---- objects that are files ---- */
+
+bool disk_has_objects(const struct disk *disk);
+/* The one that stands for this node's files; NULL with segments. */
+struct segment *disk_own_objects(const struct disk *disk);
+/* Bytes of the file of such an object. */
+uint64_t disk_object_bytes(size_t key_len, uint64_t size);
+/* Does this stand for objects' files? Such a segment is always busy, never given up, and lives as long as the tier. */
+bool segment_is_objects(const struct segment *segment);
+
+/* The caller knows of one more of this node's files (`here`), or of one less: used_bytes is the sum. Nothing for other segments. */
+void disk_object_count(struct disk *disk, const struct segment *segment, size_t key_len, uint64_t size, bool here);
+
+struct disk_probe;
+/* err: 0: `found` tells of a whole header of this key; -ENOENT: there is no file; KVD_ESTALE: there is one, but not of this key, or it
+ * cannot be right; -errno. */
+typedef void (*disk_probe_fn)(struct disk_probe *probe, int err);
+struct disk_probe {
+    /* the caller's, unchanged until fn */
+    struct span key;
+    bool known; /* a file was there: when it is not, make sure that the mount still is */
+    /* set before fn(0) */
+    struct disk_found found;
+    /* the tier's */
+    disk_probe_fn fn;
+    struct disk *disk;
+    struct loop *loop;
+    char *path;
+    uint64_t node;
+    int err;
+    struct job job;
+};
+/* Look for the file of a key. Returns 0; KVD_EOFF (also with segments) or -ENOMEM: then fn will not run. */
+int disk_probe_start(struct disk *disk, struct disk_probe *probe, disk_probe_fn fn);
+
+/* Path below `dir` of the file that holds the record of this key at `where`; valid until the next call, or as long as the segment. */
+const char *disk_file_of(struct disk *disk, const struct disk_where *where, struct span key);
 
 /* ---- figures ---- */
 

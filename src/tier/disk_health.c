@@ -37,8 +37,8 @@ void disk_owe(struct disk *disk, const struct disk_kill *kill)
     }
     *owed = (struct owed){.disk = disk};
     bytes_copy(owed->name, kill->name.at, kill->name.len);
-    owed->kill =
-        (struct disk_kill){.kind = kill->kind, .name = span_of(owed->name, kill->name.len), .version = kill->version, .keep = true};
+    owed->kill = (struct disk_kill){
+        .kind = kill->kind, .name = span_of(owed->name, kill->name.len), .version = kill->version, .keep = true, .whoever = kill->whoever};
     list_push_back(&health->owed, &owed->link);
     health->owed_count++;
     health->owed_bytes += kill->name.len;
@@ -64,7 +64,10 @@ static void owed_pay(struct disk *disk)
     struct list *at;
     for (unsigned n = 0; n < OWED_A_TURN && (at = list_pop_front(&disk->health.owed)) != NULL; n++) {
         struct owed *owed = CONTAINER_OF(at, struct owed, link);
-        CHECK(disk_kill_start(disk, &owed->kill, owed_paid) == 0);
+        if (disk_kill_start(disk, &owed->kill, owed_paid) != 0) {
+            owed_free(owed); /* the heap is out: a copy is owed instead */
+            return;
+        }
     }
 }
 
@@ -175,6 +178,8 @@ void disk_health_pump(struct disk *disk)
     disk_late_syncs_end(disk, NULL, KVD_EOFF);
     disk_writes_fail(disk, KVD_EOFF);
     disk_kills_give_up(disk, KVD_EOFF);
+    if (disk->objects)
+        objects_give_up(disk->objects, KVD_EOFF);
 }
 
 /* ---- the probe ---- */
@@ -476,7 +481,7 @@ static uint32_t overdue_count(const struct disk *disk)
     uint64_t timeout_ms = disk->health.timeout_ms;
     uint32_t count = disk->jobs > 0 && now_ms - disk->health.jobs_moved_ms >= timeout_ms;
     count += disk->frame_running && now_ms - disk->frame_since_ms >= timeout_ms;
-    for (size_t i = 0; i < WRITE_SLOTS; i++)
+    for (size_t i = 0; disk->slots && i < WRITE_SLOTS; i++)
         count += disk->slots[i].write && now_ms - disk->slots[i].since_ms >= timeout_ms;
     uint32_t live = disk->sealing + (disk->open ? 1 : 0);
     for (struct list *at = disk->segments.prev; at != &disk->segments && live > 0; at = at->prev) {

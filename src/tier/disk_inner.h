@@ -10,6 +10,7 @@
 #include "tier/disk.h"
 #include "tier/kill_map.h"
 #include "tier/node_file.h"
+#include "tier/objects.h"
 #include "tier/recovery.h"
 #include "tier/remove_log.h"
 #include "tier/segment.h"
@@ -148,6 +149,9 @@ struct disk {
     uint32_t segment_kills;
     uint32_t reads;
 
+    bool keeps_objects;
+    struct objects *objects; /* in the place of segments; or NULL */
+
     /* writes */
     struct list queue;
     struct list free_slots;
@@ -242,6 +246,8 @@ int disk_slots_init(struct disk *disk);
 void disk_slots_fini(struct disk *disk);
 void disk_writes_pump(struct disk *disk);
 void disk_writes_fail(struct disk *disk, int err);
+/* A write that was taken off the queue has ended: figures, then its fn. */
+void disk_write_ended(struct disk *disk, struct disk_write *write, int err);
 /* The file system has more room than a moment ago. */
 void disk_space_freed(struct disk *disk, uint64_t bytes);
 /* The oldest version among records that are queued or under way; UINT64_MAX when there is none. */
@@ -254,6 +260,8 @@ void disk_kills_fail(struct disk *disk, int err);
 void disk_kills_give_up(struct disk *disk, int err);
 /* Do so if the oldest has waited too long. */
 void disk_kills_expire(struct disk *disk);
+/* A kill that was taken off its queue has ended: figures, then its fn. */
+void disk_kill_ended(struct disk *disk, struct disk_kill *kill, int err);
 /* What is queued was to kill all that is on disk, but its versions were taken from too low a clock. */
 void disk_kills_raise(struct disk *disk);
 /* What is found from now on must not show what this kill names. */
@@ -264,12 +272,18 @@ int closed_logs_add(struct closed_logs *logs, const struct closed_log *closed);
 /* The log that was just made is the one that is appended to. */
 void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id[DISK_ID_BYTES], uint64_t sequence);
 
+/* ---- disk_read.c ---- */
+/* A read has ended: figures. */
+void disk_read_note(struct disk *disk, const struct disk_read *read, int err);
+
 /* ---- disk_open.c ---- */
 int disk_open_start(struct disk *disk);
 void disk_recovery_start(struct disk *disk);
 bool disk_recovery_busy(const struct disk *disk);
 /* The tier has come back: go on with what was not read yet. */
 void disk_recovery_resume(struct disk *disk);
+/* All that is on disk was announced. */
+void disk_recovery_over(struct disk *disk);
 
 /* Stop announcing; what was opened is closed with the rest. */
 void disk_recovery_stop(struct disk *disk);

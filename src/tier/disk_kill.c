@@ -62,8 +62,17 @@ static int kill_queue(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn
     kill->fn = fn;
     kill->err = 0;
     kill->since_ms = loop_now_ms(disk->loop);
+    kill->unlinked = 0;
     list_init(&kill->link);
-    list_push_back(&disk->kills, &kill->link);
+    if (disk->objects) {
+        int err = objects_kill(disk->objects, kill);
+        if (err) {
+            disk_owe(disk, kill);
+            return err;
+        }
+    } else {
+        list_push_back(&disk->kills, &kill->link);
+    }
     pending_add(disk, kill);
     disk_kill_note(disk, kill);
     disk_post(disk);
@@ -102,9 +111,11 @@ void disk_kills_raise(struct disk *disk)
         kill->version = disk->version;
         disk_kill_note(disk, kill);
     }
+    if (disk->objects)
+        objects_kills_raise(disk->objects, disk->version);
 }
 
-static void kill_end(struct disk *disk, struct disk_kill *kill, int err)
+void disk_kill_ended(struct disk *disk, struct disk_kill *kill, int err)
 {
     pending_remove(disk, kill);
     if (kill->segment) {
@@ -128,7 +139,7 @@ static void kills_end(struct disk *disk, struct list *kills, int err)
     disk_post(disk);
     struct list *at;
     while ((at = list_pop_front(&ended)))
-        kill_end(disk, CONTAINER_OF(at, struct disk_kill, link), err);
+        disk_kill_ended(disk, CONTAINER_OF(at, struct disk_kill, link), err);
 }
 
 void disk_kills_fail(struct disk *disk, int err)
@@ -144,6 +155,10 @@ void disk_kills_give_up(struct disk *disk, int err)
 
 void disk_kills_expire(struct disk *disk)
 {
+    if (disk->objects && objects_kills_late(disk->objects)) {
+        log_warn(disk->log, "unlinks_late", "dir=\"%s\"", objects_folder(disk->objects));
+        objects_kills_give_up(disk->objects, KVD_ETIMEOUT);
+    }
     struct list *first = list_first(&disk->kills_running);
     if (!first)
         first = list_first(&disk->kills);

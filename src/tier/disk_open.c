@@ -8,6 +8,9 @@
 #include "base/error.h"
 #include "tier/disk_inner.h"
 
+/* The file in the folder of a node whose objects are files. */
+#define OBJECTS_MARK "objects"
+
 /* ---- names ---- */
 
 /* Exactly 16 lower-case hex digits between `prefix` and `suffix`. */
@@ -67,6 +70,8 @@ struct opening {
     struct file log_file;
     uint8_t log_id[DISK_ID_BYTES];
     uint64_t log_sequence;
+    const char *objects; /* where they are, if each is a file; or NULL */
+    bool objects_marked; /* this node's objects are files */
 };
 
 static int opening_fail(struct opening *opening, int err, const char *what)
@@ -124,6 +129,12 @@ static int fs_check(struct opening *opening)
     return opening->err;
 }
 
+static int objects_folder_make(struct opening *opening)
+{
+    int err = fs_make_dirs(opening->loop, opening->objects);
+    return err ? opening_fail(opening, err, opening->objects) : folder_check(opening, opening->objects);
+}
+
 static int folders_make(struct opening *opening)
 {
     if (!name_is_plain(opening->cluster) || !name_is_plain(opening->node))
@@ -138,6 +149,8 @@ static int folders_make(struct opening *opening)
     if (!err)
         err = folder_check(opening, cluster_folder);
     free(cluster_folder);
+    if (!err && opening->objects)
+        err = objects_folder_make(opening);
     return err ? err : folder_check(opening, opening->folder);
 }
 
@@ -213,6 +226,8 @@ static bool entry_seen(void *arg, const char *name, bool regular, uint64_t size)
         return log_seen(opening, sequence);
     if (regular && strcmp(name, "node") == 0)
         opening->node_found = true;
+    else if (regular && strcmp(name, OBJECTS_MARK) == 0)
+        opening->objects_marked = true;
     else if (regular && name_is_temp(name) && opening->temp_count < TEMP_NAMES_MAX)
         (void)snprintf(opening->temps[opening->temp_count++], TEMP_NAME_BYTES, "%s", name);
     else if (strcmp(name, "lock") != 0 && ++opening->foreign <= FOREIGN_LOGGED)
@@ -259,6 +274,34 @@ static int node_read(struct opening *opening)
     if (err == KVD_EFORMAT)
         return opening_fail(opening, err, "the node file is of a newer format or of another node");
     return err ? opening_fail(opening, err, "the node file") : 0;
+}
+
+/* A node keeps its objects one way or the other: what was removed the one way would be there again the other. */
+static int way_check(struct opening *opening)
+{
+    if (opening->objects && opening->file_count > 0)
+        return opening_fail(opening, -EINVAL, "this node has segments: segment-size must not be 0, or its folder be removed first");
+    if (!opening->objects && opening->objects_marked)
+        return opening_fail(opening, -EINVAL,
+                            "this node has a file for each object: segment-size must be 0, or its folder be removed first");
+    return 0;
+}
+
+static int way_mark(struct opening *opening)
+{
+    char *path;
+    if (!opening->objects || opening->objects_marked)
+        return 0;
+    if (asprintf(&path, "%s/" OBJECTS_MARK, opening->folder) < 0)
+        return opening_fail(opening, -ENOMEM, "opening");
+    struct file file;
+    int err = fs_open(opening->loop, &file, path, FS_CREATE);
+    free(path);
+    if (!err)
+        err = fs_close(opening->loop, &file);
+    if (!err)
+        err = fs_sync_dir(opening->loop, opening->folder);
+    return err ? opening_fail(opening, err, "marking the folder") : 0;
 }
 
 static void temps_remove(struct opening *opening)
@@ -335,6 +378,8 @@ static void opening_work(struct job *job)
     if (!err)
         err = folder_list(opening);
     if (!err)
+        err = way_check(opening);
+    if (!err)
         err = node_read(opening);
     if (!err)
         err = logs_read(opening);
@@ -342,6 +387,8 @@ static void opening_work(struct job *job)
         temps_remove(opening);
         err = folder_begin(opening);
     }
+    if (!err)
+        err = way_mark(opening);
     if (err && opening->locked)
         (void)fs_close(opening->loop, &opening->lock);
 }
@@ -391,6 +438,8 @@ static void opening_failed(struct disk *disk, const struct opening *opening)
     log_error(disk->log, "disk_off", "dir=\"%s\" reason=\"%s\"", disk->folder, disk->off_reason);
     disk_writes_fail(disk, KVD_EOFF);
     disk_kills_fail(disk, KVD_EOFF);
+    if (disk->objects)
+        objects_give_up(disk->objects, KVD_EOFF);
 }
 
 static void opening_done(struct job *job)
@@ -429,6 +478,7 @@ int disk_open_start(struct disk *disk)
     opening->node = disk->node;
     opening->folder = disk->folder;
     opening->require_fs = disk->health.require_fs;
+    opening->objects = disk->objects ? objects_folder(disk->objects) : NULL;
     opening->start_version = opening->first_version = disk->version;
     disk_job_start(disk, &opening->job, opening_work, opening_done);
     return 0;
@@ -445,7 +495,7 @@ static void run_end(struct recover_run *run)
     run->busy = run->announcing = false;
 }
 
-static void recovery_over(struct disk *disk)
+void disk_recovery_over(struct disk *disk)
 {
     struct disk_figures *figures = &disk->figures;
     disk->state = DISK_ON;
@@ -479,7 +529,7 @@ static void run_continue(struct recover_run *run)
     struct disk *disk = run->disk;
     run_next(run);
     if (!disk_recovery_busy(disk) && disk->found_next == disk->found_count && !disk->closing)
-        recovery_over(disk);
+        disk_recovery_over(disk);
 }
 
 static void run_work(struct job *job)
@@ -710,16 +760,22 @@ void disk_announce(struct task *task)
 
 void disk_recovery_start(struct disk *disk)
 {
+    if (disk->objects) {
+        objects_scan_start(disk->objects);
+        return;
+    }
     for (size_t i = 0; i < RECOVERERS; i++) {
         disk->runs[i].disk = disk;
         run_next(&disk->runs[i]);
     }
     if (!disk_recovery_busy(disk))
-        recovery_over(disk);
+        disk_recovery_over(disk);
 }
 
 void disk_recovery_resume(struct disk *disk)
 {
+    if (disk->objects)
+        return; /* their scans wait in the queue */
     for (size_t i = 0; i < RECOVERERS && disk->state == DISK_RECOVERING; i++)
         if (!disk->runs[i].busy)
             run_continue(&disk->runs[i]);

@@ -72,7 +72,7 @@ static int reading_judge(const struct reading *reading)
 
 /* ---- pieces ---- */
 
-static void figures_note(struct disk *disk, const struct disk_read *read, int err)
+void disk_read_note(struct disk *disk, const struct disk_read *read, int err)
 {
     disk->figures.reads++;
     if (!err)
@@ -81,7 +81,7 @@ static void figures_note(struct disk *disk, const struct disk_read *read, int er
         disk->figures.read_short++;
     else if (err == KVD_ECORRUPT)
         disk->figures.read_corrupt++;
-    else
+    else if (err != KVD_ESTALE)
         disk->figures.read_errors++;
 }
 
@@ -91,7 +91,7 @@ static void reading_end(struct reading *reading)
     struct disk_read *read = reading->read;
     struct segment *segment = read->where.segment;
     int err = reading_judge(reading);
-    figures_note(disk, read, err);
+    disk_read_note(disk, read, err);
     disk_health_note(disk, err == KVD_ECORRUPT || err == KVD_ESHORT ? 0 : err);
     if (err)
         log_warn(disk->log, "read_failed", "file=%s block=%u error=\"%s\"", segment->below, read->where.block, error_text(err));
@@ -222,11 +222,13 @@ int disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn)
     if (disk->state == DISK_OFF || disk->state == DISK_OPENING || disk->health.tripped || disk->closing)
         return KVD_EOFF;
     struct segment *segment = read->where.segment;
-    if (segment->file.fd < 0)
+    if (segment->file.fd < 0 && !segment->objects)
         return -EIO; /* it was not there when the tier came back */
     CHECK(segment->state != SEGMENT_DEAD && segment->state != SEGMENT_UNLINKING);
     CHECK(read->offset % RECORD_CHUNK_BYTES == 0 && read->offset + read->length <= read->size);
     CHECK(blob_size(read->blob) == read->length && blob_room(read->blob) >= blob_room_needed(read->blob));
+    if (segment->objects)
+        return objects_read(disk->objects, read, fn);
     struct reading *reading = reading_new(disk, read);
     if (!reading)
         return -ENOMEM;

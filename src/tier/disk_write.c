@@ -104,8 +104,13 @@ uint64_t disk_writes_min_version(const struct disk *disk)
 
 /* ---- one record ---- */
 
-static void write_end(struct disk *disk, struct disk_write *write, int err)
+void disk_write_ended(struct disk *disk, struct disk_write *write, int err)
 {
+    if (!err) {
+        disk->figures.writes++;
+        disk->figures.written_bytes += write->bytes;
+        drain_note(disk, write->bytes);
+    }
     disk->figures.queued_bytes -= write->bytes;
     disk->figures.queued_records--;
     disk_write_fn fn = write->fn;
@@ -134,10 +139,7 @@ static void slot_done(struct write_slot *slot, int err)
     slot_give_back(slot);
     disk_health_note(disk, err);
     if (!err) {
-        disk->figures.writes++;
-        disk->figures.written_bytes += write->bytes;
-        drain_note(disk, write->bytes);
-        write_end(disk, write, 0);
+        disk_write_ended(disk, write, 0);
         return;
     }
     log_warn(disk->log, "write_failed", "file=%s what=record attempt=%d error=\"%s\"", segment->below, write->attempts, error_text(err));
@@ -147,7 +149,7 @@ static void slot_done(struct write_slot *slot, int err)
         write_queue(disk, write, true);
         return;
     }
-    write_end(disk, write, err);
+    disk_write_ended(disk, write, err);
 }
 
 static void slot_write_piece(struct write_slot *slot);
@@ -506,7 +508,7 @@ void disk_writes_pump(struct disk *disk)
         if (!err)
             err = write_begin(disk, write);
         if (err)
-            write_end(disk, write, err);
+            disk_write_ended(disk, write, err);
     }
 }
 
@@ -517,7 +519,7 @@ void disk_writes_fail(struct disk *disk, int err)
     list_move_all(&failed, &disk->queue);
     struct list *at;
     while ((at = list_pop_front(&failed)))
-        write_end(disk, CONTAINER_OF(at, struct disk_write, link), err);
+        disk_write_ended(disk, CONTAINER_OF(at, struct disk_write, link), err);
 }
 
 int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn)

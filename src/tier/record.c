@@ -83,6 +83,11 @@ uint32_t record_peek(const uint8_t *at, size_t len)
     return fits ? shape.header_bytes : 0;
 }
 
+bool record_is_newer(const uint8_t *at, size_t len)
+{
+    return len >= RECORD_FIXED_BYTES && memcmp(at + AT_MAGIC, magic, sizeof magic) == 0 && get_le16(at + AT_FORMAT) != DISK_FORMAT;
+}
+
 int record_parse(const uint8_t *at, size_t len, struct record *out)
 {
     uint32_t header_bytes = record_peek(at, len);

@@ -55,6 +55,9 @@ void record_build(uint8_t *out, const struct record *record, const uint64_t *sum
  * of whether it is whole. */
 uint32_t record_peek(const uint8_t *at, size_t len);
 
+/* Does a header of a format that is not this one begin here? */
+bool record_is_newer(const uint8_t *at, size_t len);
+
 /* Judge a header by its checksum and its lengths. 0, or KVD_ECORRUPT. Spans point into `at`. */
 int record_parse(const uint8_t *at, size_t len, struct record *out);
 

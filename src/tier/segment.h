@@ -101,6 +101,7 @@ struct segment {
     bool sync_failed;        /* what it holds may not be on stable storage */
     bool killing;            /* its kill is under way, or done */
     bool shown;              /* the owner may know of it */
+    bool objects;            /* it is none, but stands for objects' files: see objects.h */
     struct appender *appender;
     struct job job; /* of its unlinking */
     int job_err;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/error.h"
@@ -113,7 +114,6 @@ WRAP(fs_unlink, (struct loop * loop, const char *path), (loop, path), false)
 WRAP(fs_rename, (struct loop * loop, const char *from, const char *to), (loop, from, to), false)
 WRAP(fs_sync_dir, (struct loop * loop, const char *path), (loop, path), false)
 WRAP(fs_make_dirs, (struct loop * loop, const char *path), (loop, path), true)
-WRAP(fs_list, (struct loop * loop, const char *path, fs_list_fn fn, void *arg), (loop, path, fn, arg), false)
 
 static uint64_t device_shift; /* the folder seems to be on another file system by so much, where the lock is not ours yet */
 
@@ -136,6 +136,18 @@ int __wrap_fs_lock(struct loop *loop, const struct file *file)
     if (fault_now(false))
         return fault_errno();
     return device_shift ? 0 : __real_fs_lock(loop, file);
+}
+
+/* Most of the folders that objects' files are spread over are not there: that is no operation worth failing. */
+int __real_fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg) REAL;
+int __wrap_fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg);
+int __wrap_fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
+{
+    bool fires = access(path, F_OK) == 0 && fault_now(false);
+    if (fires && fault_mode != FAULT_DONE)
+        return fault_errno();
+    int err = __real_fs_list(loop, path, fn, arg);
+    return fires ? fault_errno() : err;
 }
 
 int __real_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset) REAL;
@@ -454,12 +466,14 @@ static void check_promises(const struct world *world, struct rig *rig, const cha
 }
 
 /* One life with a fault at the k-th operation. False when it did not fire. */
-static bool try_fault(unsigned k, enum fault_mode mode, bool from_start)
+static bool try_fault(unsigned k, enum fault_mode mode, bool from_start, bool objects)
 {
     struct world *world = calloc(1, sizeof *world);
     struct rig copy;
     struct rig *rig = &world->rig;
     rig_init(rig);
+    if (objects)
+        rig->segment_bytes = 0;
     if (!from_start) {
         cr_assert_eq(rig_open(rig), 0);
         do_put(world, 4, 70000);
@@ -489,40 +503,64 @@ static bool try_fault(unsigned k, enum fault_mode mode, bool from_start)
     return fired;
 }
 
-static void try_all(enum fault_mode mode)
+static void try_all(enum fault_mode mode, bool objects)
 {
     cr_assert(__real_fs_open && __real_file_sync_start, "this test must be linked with --wrap for the functions it replaces");
+    /* Where each object is a file there are many more operations, and each mode tries others: KVD_FAULT_STEP=1 tries them all. */
+    const char *wanted = getenv("KVD_FAULT_STEP");
+    unsigned step = objects ? (wanted ? (unsigned)atoi(wanted) : 8) : 1;
     for (unsigned from_start = 0; from_start < 2; from_start++) {
-        unsigned k = 1;
-        while (try_fault(k, mode, from_start))
-            k++;
+        unsigned k = 1 + (step > 1 ? 2 * (unsigned)mode % step : 0);
+        while (try_fault(k, mode, from_start, objects))
+            k += step;
         cr_assert_gt(k, 40, "only %u operations", k);
     }
 }
 
 Test(disk_faults, says_no_and_did_not, .timeout = 280)
 {
-    try_all(FAULT_NOT_DONE);
+    try_all(FAULT_NOT_DONE, false);
 }
 
 Test(disk_faults, says_no_and_did, .timeout = 280)
 {
-    try_all(FAULT_DONE);
+    try_all(FAULT_DONE, false);
 }
 
 Test(disk_faults, falls_short, .timeout = 280)
 {
-    try_all(FAULT_SHORT);
+    try_all(FAULT_SHORT, false);
 }
 
 Test(disk_faults, runs_out_of_space, .timeout = 280)
 {
-    try_all(FAULT_NO_SPACE);
+    try_all(FAULT_NO_SPACE, false);
 }
 
 Test(disk_faults, dies, .timeout = 280)
 {
-    try_all(FAULT_DEAD);
+    try_all(FAULT_DEAD, false);
+}
+
+/* The same where each object is a file. */
+Test(object_faults, says_no_and_did_not, .timeout = 280)
+{
+    try_all(FAULT_NOT_DONE, true);
+}
+
+Test(object_faults, says_no_and_did, .timeout = 280)
+{
+    try_all(FAULT_DONE, true);
+}
+
+Test(object_faults, runs_out_of_space, .timeout = 280)
+{
+    try_all(FAULT_NO_SPACE, true);
+}
+
+Test(object_faults, dies, .timeout = 280)
+{
+    try_all(FAULT_DEAD, true);
 }
 
 /* ---- order ---- */

@@ -166,7 +166,8 @@ static bool is_settled(void *arg)
             return false;
     }
     return disk->jobs == 0 && disk->slots_used == 0 && list_empty(&disk->queue) && list_empty(&disk->kills) && !disk->frame_running &&
-           disk->sealing == 0 && disk->reads == 0 && !(disk->compact_due && disk->state == DISK_ON);
+           disk->sealing == 0 && disk->reads == 0 && !(disk->compact_due && disk->state == DISK_ON) &&
+           (!disk->objects || objects_idle(disk->objects));
 }
 
 void rig_settle(struct rig *rig)
@@ -296,7 +297,7 @@ void rig_open_start(struct rig *rig)
     struct disk_config config = {
         .dir = rig->dir,
         .cluster = "test",
-        .node = "node1",
+        .node = rig->node ? rig->node : "node1",
         .limit_bytes = rig->limit_bytes,
         .segment_bytes = rig->segment_bytes,
         .read_split_bytes = rig->read_split_bytes,

@@ -788,6 +788,46 @@ void disk_segment_unlink(struct disk *disk, struct segment *segment)
     segment->dead = true;
 }
 
+bool disk_has_objects(const struct disk *disk)
+{
+    (void)disk;
+    return false;
+}
+
+struct segment *disk_own_objects(const struct disk *disk)
+{
+    (void)disk;
+    return NULL;
+}
+
+bool segment_is_objects(const struct segment *segment)
+{
+    (void)segment;
+    return false;
+}
+
+void disk_object_count(struct disk *disk, const struct segment *segment, size_t key_len, uint64_t size, bool here)
+{
+    (void)disk, (void)segment, (void)key_len, (void)size, (void)here;
+}
+
+uint64_t disk_object_bytes(size_t key_len, uint64_t size)
+{
+    return key_len + size;
+}
+
+int disk_probe_start(struct disk *disk, struct disk_probe *probe, disk_probe_fn fn)
+{
+    (void)disk, (void)probe, (void)fn;
+    return KVD_EOFF;
+}
+
+const char *disk_file_of(struct disk *disk, const struct disk_where *where, struct span key)
+{
+    (void)disk, (void)key;
+    return segment_path(where->segment);
+}
+
 void disk_get_figures(const struct disk *disk, struct disk_figures *out)
 {
     *out = (struct disk_figures){.queued_bytes = disk->queued_bytes, .segments = fake_count(&disk->segments)};

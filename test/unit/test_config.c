@@ -125,7 +125,6 @@ Test(config, bounds_are_said)
     begin();
     expect_refused("memory", "1m", "at least 4m");
     expect_refused("memory", "17t", "at most 16t");
-    expect_refused("segment-size", "1023k", "at least 1m");
     expect_refused("segment-size", "2g", "at most 1g");
     expect_refused("io-depth", "0", "at least 1");
     expect_refused("io-depth", "5000", "at most");
@@ -364,6 +363,8 @@ Test(config, what_makes_no_sense_together_is_found)
     expect_bad("node", "a b", "node");
     expect_bad("node", "n\xc3\xb6", "node");
     expect_bad("disk", "512m", "segment-size");
+    expect_bad("segment-size", "1023k", "0 or at least 1m");
+    expect_bad("probe", "yes", "segment-size 0");
     expect_bad("read-split", "300k", "read-split");
     begin();
     cr_assert_eq(set("listen", "[::1]:0") + set("disk", "1g") + set("node", "Node-1_a.b"), 0);
