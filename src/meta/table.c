@@ -317,12 +317,12 @@ static void recount(uint64_t *figure, uint64_t amount, bool was, bool is)
     }
 }
 
-/* IDLE begins with a write and ends with a use, a lease or pin, or the loss of what was written. */
+/* IDLE begins with the write of a dirty entry and ends with a use, a lease or pin, or the loss of what was written. */
 static bool idle_due(const struct entry *entry, bool held)
 {
     if (!entry->blob || held)
         return false;
-    if (entry->flags & ENTRY_WRITING && !(entry->flags & ENTRY_COUNTED_WRITING))
+    if (entry->flags & ENTRY_WRITING && !(entry->flags & ENTRY_COUNTED_WRITING) && !entry->place)
         return true;
     return entry->flags & ENTRY_IDLE && (entry->place || entry->flags & ENTRY_WRITING);
 }

@@ -355,7 +355,7 @@ static void model_after_settle(struct model *model, uint64_t i)
 {
     struct entry *entry = model->entries[i];
     enum model_list was = model->lists[i];
-    bool begins = entry->flags & ENTRY_WRITING && !model->writing[i];
+    bool begins = entry->flags & ENTRY_WRITING && !model->writing[i] && !entry->place;
     model->writing[i] = entry->flags & ENTRY_WRITING;
     bool held = entry->flags & ENTRY_PINNED || !list_empty(&entry->holds);
     model->idle[i] = (model->idle[i] || begins) && entry->blob && !held && (entry->place || entry->flags & ENTRY_WRITING);
