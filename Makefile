@@ -232,6 +232,16 @@ lives: deps ## a minute of many clients on a file system that fails at random, w
 	+@$(SUBMAKE) build
 	@KVD_SOAK_SECONDS=60 scripts/run-tests --build build test/integration/soak_faultfs.py
 
+# ---- a real distributed file system ----
+
+DFS_PACKAGES := moosefs-master moosefs-chunkserver moosefs-client iproute2
+
+.PHONY: test-dfs
+test-dfs: faultfs ## the integration tests on MooseFS, which it installs and runs in namespaces of its own (as root; DFS_TESTS=FILES for some)
+	@scripts/deps $(DFS_PACKAGES)
+	+@$(SUBMAKE) build
+	@scripts/test-dfs $(DFS_TESTS)
+
 build/faultfs: $(FAULTFS_SRC) $(wildcard test/fuse/*.h) src/base/list.h
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
@@ -378,4 +388,4 @@ clean: ## remove build/
 	rm -rf build
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BUILD = pathlib.Path(os.environ.get("KVD_BUILD", ROOT / "build")).resolve()
 SANITIZED = bool(os.environ.get("KVD_SANITIZED"))
 PATIENCE_S = 60 if SANITIZED else 20  # after which what is awaited will not come
+DATA_ROOT = os.environ.get("KVD_DATA_ROOT")  # where servers have their directories, instead of beside their logs
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
@@ -363,7 +364,8 @@ class Kvd:
 
     def __init__(self, memory="256m", disk="2g", segment_size="16m", args=(), wrapper=(), data=None, env=None, start=True):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="kvd-it-"))
-        self.data = pathlib.Path(data) if data else self.dir / "data"
+        self.root = pathlib.Path(tempfile.mkdtemp(prefix="kvd-it-", dir=DATA_ROOT)) if DATA_ROOT and not data else self.dir
+        self.data = pathlib.Path(data) if data else self.root / "data"
         self.port_file = self.dir / "port"
         self.log_path = self.dir / "log"
         self.options = {"--memory": memory, "--disk": disk, "--segment-size": segment_size, "--node": "n1"}
@@ -388,7 +390,8 @@ class Kvd:
         self.close_wires()
         if self.process:
             self.kill()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        for folder in (self.root, self.dir):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def close_wires(self):
         for wire in self.wires:
@@ -519,7 +522,10 @@ class Bindfs:
         self.process.stdout.close()
 
     def freeze(self):
+        """It answers nothing more: each of its threads has stopped."""
         self.process.send_signal(signal.SIGSTOP)
+        tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
+        wait_until(lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()), "it to stop")
 
     def thaw(self):
         self.process.send_signal(signal.SIGCONT)

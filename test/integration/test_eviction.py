@@ -213,7 +213,7 @@ def test_match_warm_reads_the_rest_into_memory(tiers):
     tiers.sync()
     assert tiers.match(keys[:8])["memory"] == 0
     assert tiers.match(keys[:8], warm=True)["count"] == 8
-    wait_until(lambda: tiers.match(keys[:8])["memory"] == 8, "the blocks to be in memory")
+    wait_until(lambda: tiers.match(keys[:8], warm=True)["memory"] == 8, "the blocks to be in memory")
 
 
 def test_a_range_from_disk(tiers):
