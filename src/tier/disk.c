@@ -64,6 +64,7 @@ static void pump(struct task *task)
                 disk_writes_pump(disk);
             disk_compact_pump(disk);
             disk_raise_maybe(disk);
+            disk_heal_pump(disk);
         }
         segments_pump(disk);
     }

@@ -381,6 +381,12 @@ static void file_swap(struct file *a, struct file *b)
     *b = c;
 }
 
+static void segment_take_file(struct segment *segment, struct file *file)
+{
+    file_swap(&segment->file, file);
+    segment->reopened = segment->file.fd >= 0;
+}
+
 /* The new files take the places of the old ones, which a job closes. */
 static void files_take(struct disk *disk, struct probe *probe)
 {
@@ -392,9 +398,10 @@ static void files_take(struct disk *disk, struct probe *probe)
             i++;
         bool same = i < probe->count && probe->files[i].sequence == segment->head.sequence;
         if (same && segment->state == SEGMENT_SEALED && segment->reads == 0)
-            file_swap(&segment->file, &probe->files[i].file);
+            segment_take_file(segment, &probe->files[i].file);
     }
     disk->device = probe->new_device;
+    disk->heal.due = !disk->closing;
     disk->frame_failed = true; /* the log that was open is dead: the next kill begins another */
     disk_job_start(disk, &probe->job, old_files_close_work, old_files_closed);
 }

@@ -97,6 +97,13 @@ struct health {
     uint64_t owed_bytes;
 };
 
+/* See disk_heal.c. */
+struct heal {
+    struct recovery recovery;
+    struct segment *segment; /* that is being read; NULL: none */
+    bool due;
+};
+
 struct found_file {
     uint64_t sequence;
     uint64_t bytes;
@@ -117,6 +124,7 @@ struct disk {
     enum disk_state state;
     char off_reason[160];
     struct health health;
+    struct heal heal;
     struct task pump;
     struct disk_figures figures;
     uint32_t jobs; /* under way */
@@ -240,6 +248,9 @@ void disk_health_pump(struct disk *disk);
 void disk_health_note(struct disk *disk, int err);
 /* This kill has failed: if it is to be kept, try again later. */
 void disk_owe(struct disk *disk, const struct disk_kill *kill);
+
+/* ---- disk_heal.c ---- */
+void disk_heal_pump(struct disk *disk);
 
 /* ---- disk_write.c ---- */
 int disk_slots_init(struct disk *disk);

@@ -576,6 +576,7 @@ static void run_sealed(struct recover_run *run)
     bool empty = recovery->records == 0 && !recovery->lost;
     run_log(run);
     segment->length = recovery->length;
+    segment->records = (uint32_t)recovery->records;
     disk->used_bytes = disk->used_bytes - segment->accounted + segment->length;
     segment->accounted = segment->length;
     if (recovery->lost)

@@ -470,6 +470,7 @@ static void segment_sealed_now(struct segment *segment)
 {
     struct disk *disk = segment->disk;
     bool empty = segment->appender->good == 0;
+    segment->records = segment->appender->good;
     appender_free(segment->appender);
     segment->appender = NULL;
     segment->state = SEGMENT_SEALED;

@@ -102,6 +102,8 @@ struct segment {
     bool killing;            /* its kill is under way, or done */
     bool shown;              /* the owner may know of it */
     bool objects;            /* it is none, but stands for objects' files: see objects.h */
+    bool reopened;           /* on a mount that has returned, and not looked at again yet */
+    uint32_t records;        /* that it holds, once it is sealed */
     struct appender *appender;
     struct job job; /* of its unlinking */
     int job_err;
