@@ -278,8 +278,8 @@ struct store_figures {
     uint64_t promoted;          /* came back to memory */
     uint64_t loads_shared;      /* gets that joined a read under way */
     uint64_t reclaimed_segments;
-    uint64_t found;               /* objects that recovery brought into the table */
-    uint64_t written_value_bytes; /* of values, in writes that succeeded */
+    uint64_t found;                /* objects that recovery brought into the table */
+    uint64_t written_value_bytes;  /* of values, in writes that succeeded */
     uint64_t reclaimed_objects;    /* files of their own that were given up */
     uint64_t probes, probes_found; /* files looked at by key; that were another host's, or not known yet */
     /* objects that are gone without having been removed, by reason */

@@ -471,6 +471,8 @@ static void probe_start(struct disk *disk)
     };
     for (struct list *at = disk->segments.next; at != &disk->segments; at = at->next) {
         const struct segment *segment = CONTAINER_OF(at, struct segment, link);
+        if (segment->objects)
+            continue; /* those have no file open */
         struct reopened *file = &files[probe->count++];
         file->sequence = segment->head.sequence;
         file->file.fd = -1;

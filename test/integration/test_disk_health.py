@@ -76,7 +76,7 @@ def test_a_read_that_hangs_is_a_miss_in_time(fs, start_on):
     wire.store(b"new", SIZE)
     rule = fs.add("op=read name=*.seg count=1 hang")
     took = took_s(lambda: misses_for(wire, keys[0], "timeout"))
-    assert TIMEOUT_S <= took < TIMEOUT_S + 3
+    assert 0.9 * TIMEOUT_S <= took < TIMEOUT_S + 3
     # Who comes while it still hangs neither waits nor has it read once more.
     assert took_s(lambda: misses_for(wire, keys[0], "timeout")) < TIMEOUT_S / 2
     assert wire.info("memory")["memory"]["inflight_bytes"] >= SIZE, "the buffer is the kernel's"
@@ -233,9 +233,9 @@ def test_it_trips_less_often_when_it_does_not_hold(fs, start_on):
 # ---- a mount that goes and returns ----
 
 
-@pytest.mark.parametrize("how", ["vanish", "bare", "abort"])
-def test_a_mount_that_goes_and_returns(fs, start_on, how):
-    kvd, wire, keys = on_disk_alone(start_on)
+@pytest.mark.parametrize("how, segment_size", [("vanish", "1m"), ("bare", "1m"), ("abort", "1m"), ("vanish", "0")])
+def test_a_mount_that_goes_and_returns(fs, start_on, how, segment_size):
+    kvd, wire, keys = on_disk_alone(start_on, segment_size=segment_size)
     for key in keys_of(b"open", 3):
         wire.store(key, SIZE, ack="disk")
     removed = keys[:4]
