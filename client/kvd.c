@@ -465,11 +465,3 @@ int kvd_remove_all(struct kvd *kvd, uint64_t *removed)
     int result = call_once(kvd, &call);
     return count_out(result, reply.removed, removed);
 }
-
-int kvd_sync(struct kvd *kvd)
-{
-    struct msg_admin request = {.has = 1u << F_ADMIN_ACTION, .action = span_text("sync")};
-    struct msg_empty reply;
-    struct call call = {.op = OP_ADMIN, .msg = &request, .reply = &reply};
-    return call_once(kvd, &call);
-}

@@ -200,8 +200,41 @@ KVD_API int kvd_scan(struct kvd *kvd, struct kvd_key prefix, kvd_scan_fn fn, voi
 typedef void (*kvd_info_fn)(void *arg, const char *section, const char *name, uint64_t number, const char *text);
 KVD_API int kvd_info(struct kvd *kvd, const char *section, kvd_info_fn fn, void *arg);
 
+/* ---- running it ---- */
+
 /* Everything that was acknowledged before is written to disk and synced when this returns KVD_OK. */
 KVD_API int kvd_sync(struct kvd *kvd);
+/* The same, and the file that is open for writing is ended: what follows goes to a new one. */
+KVD_API int kvd_seal(struct kvd *kvd);
+
+/* Have objects leave the server's memory, the least recently used first, until they are `bytes` (UINT64_MAX: all that can go without being
+ * lost): what is on disk goes, what the policy puts there is written first. *objects and *given, if not NULL: what went. */
+KVD_API int kvd_evict(struct kvd *kvd, uint64_t bytes, uint64_t *objects, uint64_t *given);
+
+/* Start reading all that is on disk and judging it, `bytes_per_s` (0: 200 MiB) at most; one that is under way is joined. *run: its number;
+ * section `scrub` of kvd_info() tells how far it is. */
+KVD_API int kvd_scrub(struct kvd *kvd, uint64_t bytes_per_s, uint64_t *run);
+
+/* No more puts from now on (KVD_ERR_CLOSING), until the server is started anew; what the policy would have on disk is written.
+ * *unwritten, if not NULL: objects that are on no disk all the same. The server goes on answering all else. */
+KVD_API int kvd_drain(struct kvd *kvd, uint64_t *unwritten);
+
+/* Remove everything, delete the files of the server's node, end the server. `node` must be its name. *removed, if not NULL: objects. */
+KVD_API int kvd_teardown(struct kvd *kvd, const char *node, uint64_t *removed);
+
+struct kvd_segment {
+    const char *file; /* its path below the server's directory; borrowed for the call, as is state */
+    const char *state;
+    uint64_t bytes;                    /* as they count against --disk */
+    uint64_t live_objects, live_bytes; /* of their values */
+    uint64_t held_objects;             /* of them: leased or pinned, and not in memory */
+    uint64_t age_ms;
+    bool was_read;    /* since the server's start */
+    uint64_t idle_ms; /* since then */
+};
+/* Call fn for every segment of the server's disk tier, the oldest first. fn must not use the handle. */
+typedef void (*kvd_segment_fn)(void *arg, const struct kvd_segment *segment);
+KVD_API int kvd_segments(struct kvd *kvd, kvd_segment_fn fn, void *arg);
 
 #ifdef __cplusplus
 }

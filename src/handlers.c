@@ -701,43 +701,9 @@ static void do_config(const struct call *call, const void *arg)
         config_get_values(call, msg);
 }
 
-/* ---- ADMIN ---- */
-
-struct sync_request {
-    struct request request;
-    struct store_sync sync;
-};
-
-static void sync_done(struct store_sync *sync, int err)
-{
-    struct request *request = &CONTAINER_OF(sync, struct sync_request, sync)->request;
-    if (request_answer(request)) {
-        if (err) {
-            session_fail(request->session, request->op, request->id, code_of(err), error_text(err));
-        } else if (sync->failed > 0) {
-            session_fail(request->session, request->op, request->id, CODE_IO_ERROR,
-                         "some objects could not be written; they are in memory only");
-        } else {
-            session_reply(request->session, request->op, request->id, CODE_OK, NULL, NULL);
-        }
-    }
-    request_free(request);
-}
-
 static void do_admin(const struct call *call, const void *arg)
 {
-    const struct msg_admin *msg = arg;
-    bool seal = span_equal(msg->action, span_text("seal"));
-    if (!seal && !span_equal(msg->action, span_text("sync"))) {
-        fail(call, CODE_UNSUPPORTED, "action is \"sync\" or \"seal\"");
-        return;
-    }
-    struct sync_request *mine = (struct sync_request *)later(call, sizeof *mine, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
-    if (!mine)
-        return;
-    int err = store_sync_start(call->store, &mine->sync, seal, sync_done);
-    if (err != STORE_PENDING)
-        sync_done(&mine->sync, err);
+    handle_admin(call->session, call->frame, arg);
 }
 
 /* ---- which op is what ---- */
@@ -804,6 +770,8 @@ void handle_request(struct session *session, const struct frame *frame, struct s
     op_fn fn = op_of(frame->op);
     if (!fn)
         fail(&call, CODE_UNSUPPORTED, "this server does not know the op");
+    else if (session->server->tearing_down && frame->op != OP_HELLO && frame->op != OP_INFO)
+        fail(&call, CODE_CLOSING, "this node is being torn down");
     else if (handle_decode(session, frame, meta, &msg))
         fn(&call, &msg);
 }

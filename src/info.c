@@ -33,7 +33,7 @@ struct sources {
 static const char *state_name(const struct server *server)
 {
     static const char *const names[] = {"starting", "serving", "draining"};
-    return names[server->state];
+    return server->state == SERVER_SERVING && server->no_puts ? "draining" : names[server->state];
 }
 
 static void server_section(struct figures *out, const struct sources *from)
@@ -186,6 +186,21 @@ static void dropped_section(struct figures *out, const struct sources *from)
     number(out, "read_timeouts_total", figures->read_timeouts);
 }
 
+static void scrub_section(struct figures *out, const struct sources *from)
+{
+    const struct store_scrubbed *scrub = &from->store.scrub;
+    text(out, "state", scrub->running ? "running" : "idle");
+    number(out, "run", scrub->run);
+    number(out, "records", scrub->records);
+    number(out, "bytes", scrub->bytes);
+    number(out, "of_records", scrub->of_records);
+    number(out, "of_bytes", scrub->of_bytes);
+    number(out, "bad", scrub->bad);
+    number(out, "unreadable", scrub->unreadable);
+    number(out, "bytes_per_s", scrub->bytes_per_s);
+    number(out, "took_ms", scrub->ms);
+}
+
 static void files_section(struct figures *out, const struct sources *from)
 {
     text(out, "io", loop_io_kind(from->server->loop));
@@ -220,7 +235,7 @@ static const struct {
     void (*fill)(struct figures *out, const struct sources *from);
 } sections[] = {
     {"server", server_section},   {"objects", objects_section}, {"memory", memory_section}, {"disk", disk_section},
-    {"dropped", dropped_section}, {"files", files_section},     {"ops", ops_section},
+    {"dropped", dropped_section}, {"scrub", scrub_section},     {"files", files_section},   {"ops", ops_section},
 };
 enum { SECTION_COUNT = sizeof sections / sizeof sections[0] };
 

@@ -164,7 +164,10 @@ static bool acceptable(struct session *session, const struct frame *frame, const
 {
     const char *wrong = NULL;
     enum code code = CODE_BAD_REQUEST;
-    if (msg->key.len < 1 || msg->key.len > KEY_MAX_BYTES) {
+    if (session->server->no_puts) {
+        code = CODE_CLOSING;
+        wrong = "this server is being drained: it takes no more puts";
+    } else if (msg->key.len < 1 || msg->key.len > KEY_MAX_BYTES) {
         wrong = "a key has 1 to 1,024 bytes";
     } else if (MSG_HAS(msg, F_PUT_ACK) && !span_equal(msg->ack, span_text("memory")) && !span_equal(msg->ack, span_text("disk"))) {
         wrong = "ack is \"memory\" or \"disk\"";

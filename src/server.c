@@ -250,7 +250,7 @@ static void close_store_when_alone(struct task *task)
     if (!list_empty(&server->sessions) || server->refused_count > 0 || server->request_count > 0 || server->stop_asked)
         return;
     server->stop_asked = true;
-    store_close(server->store, false, store_closed, server);
+    store_close(server->store, server->tearing_down, store_closed, server);
 }
 
 void server_check_end(struct server *server)
@@ -282,6 +282,7 @@ void server_stop(struct server *server)
     bool serving = server->state == SERVER_SERVING;
     server->state = SERVER_DRAINING;
     timer_stop(&server->start_timer);
+    store_quiet(server->store);
     listener_close(server->listener);
     if (server->exit_status == 0)
         log_info(server->log, "stopping", "connections=%llu", (unsigned long long)server->session_count);
@@ -296,6 +297,19 @@ void server_stop(struct server *server)
             session_close(session);
     }
     server_check_end(server);
+}
+
+static void stop_task(struct task *task)
+{
+    server_stop(CONTAINER_OF(task, struct server, stop));
+}
+
+void server_tear_down(struct server *server)
+{
+    log_warn(server->log, "tearing_down", "node=%s dir=\"%s\"", server->config->node, server->config->dir);
+    store_erase(server->store);
+    task_init(&server->stop, server->loop, stop_task);
+    task_post(&server->stop);
 }
 
 void server_fini(struct server *server)

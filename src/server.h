@@ -58,8 +58,11 @@ struct server {
     struct timer tick;
     struct timer drain_timer;
     struct task end;
-    bool drain_over; /* clients have had their time */
-    bool stop_asked; /* the store is closing */
+    bool drain_over;   /* clients have had their time */
+    bool no_puts;      /* ADMIN drain: puts are refused, the rest goes on */
+    bool tearing_down; /* ADMIN teardown: so is all else, and at the end the folder goes */
+    struct task stop;  /* of what is torn down */
+    bool stop_asked;   /* the store is closing */
     int exit_status;
     struct server_figures figures;
     struct buffer out;  /* metas are packed here, one at a time */
@@ -73,6 +76,8 @@ struct server {
 int server_open(struct server *server, struct loop *loop, struct log *log, struct config *config);
 /* SIGTERM: stop listening, finish what is under way, write, seal, and stop the loop. A second call drops what is not written. */
 void server_stop(struct server *server);
+/* Everything is removed, and this is the end: the node's folder goes too. On the next turn. */
+void server_tear_down(struct server *server);
 /* After the loop has stopped. */
 void server_fini(struct server *server);
 

@@ -134,6 +134,8 @@ void handle_request(struct session *session, const struct frame *frame, struct s
 void handle_ping(struct session *session, const struct frame *frame, struct span body);
 /* Decode into server->arena and `msg`; answers and returns false when it is not what the op takes. */
 bool handle_decode(struct session *session, const struct frame *frame, struct span meta, void *msg);
+/* admin.c: ADMIN, whichever action. */
+void handle_admin(struct session *session, const struct frame *frame, const struct msg_admin *msg);
 /* Status and text for what the store said. */
 enum code code_of(int err);
 

@@ -43,6 +43,8 @@ static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_WAIT] = {"wait", 0, "DURATION", "how long to wait for that (60s)"},
     [OPT_DIR] = {"dir", 0, "DIR", "kvd's --dir (paths below it)"},
     [OPT_CLUSTER] = {"cluster", 0, "NAME", "kvd's --cluster (kvd)"},
+    [OPT_RATE] = {"rate", 0, "SIZE", "read so many bytes a second at most (200m)"},
+    [OPT_YES_DELETE] = {"yes-delete", 0, "NODE", "the name of the node whose files are deleted"},
 };
 
 const struct option_spec *option_spec(enum option_id id)

@@ -48,6 +48,8 @@ enum option_id {
     OPT_WAIT,
     OPT_DIR,
     OPT_CLUSTER,
+    OPT_RATE,
+    OPT_YES_DELETE,
     OPTION_COUNT,
 };
 

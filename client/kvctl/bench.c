@@ -31,7 +31,7 @@ struct latencies {
 };
 
 struct bench {
-    const struct ctl *ctl;
+    struct ctl *ctl;
     enum bench_op op;
     uint64_t value_bytes, connections, depth, keys;
     uint64_t max_count; /* of keys to do */
@@ -363,6 +363,7 @@ static int bench_load(struct bench *bench)
 {
     const uint64_t start_ns = crew_now_ns();
 
+    bench->ctl->results = true;
     bench->deadline_ns = bench->seconds > 0 ? start_ns + (uint64_t)(bench->seconds * 1e9) : UINT64_MAX;
     const int ended = crew_run(&bench->crew, (unsigned)bench->connections, load_main, NULL, bench);
     if (ended < 0)

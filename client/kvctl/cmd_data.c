@@ -1,4 +1,4 @@
-/* The commands that change or move data: put, get, rm, pin, sync. */
+/* The commands that change or move data: put, get, rm, pin. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +8,6 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/text.h"
-#include "client/kvctl/crew.h"
 #include "client/kvctl/kvctl.h"
 #include "client/kvctl/local.h"
 #include "client/kvctl/output.h"
@@ -275,23 +274,4 @@ int cmd_pin(struct ctl *ctl)
     code = pin_keys(ctl, &keys);
     ctl_keys_free(&keys);
     return code;
-}
-
-/* ---- sync ---- */
-
-int cmd_sync(struct ctl *ctl)
-{
-    struct output output;
-
-    const int code = ctl_connect(ctl);
-    if (code)
-        return code;
-    const uint64_t start_ns = crew_now_ns();
-    const int result = kvd_sync(ctl->kvd);
-    if (result < 0)
-        return ctl_failed(ctl, ctl->kvd, result, NULL);
-    output_begin(&output, ctl->json);
-    output_flag(&output, "synced", true);
-    output_real(&output, "seconds", (double)(crew_now_ns() - start_ns) / 1e9);
-    return output_end(&output);
 }

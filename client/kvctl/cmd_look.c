@@ -192,6 +192,7 @@ static int ls_prefix(struct ctl *ctl, struct kvd_key prefix, uint64_t limit)
     int code = ctl_connect(ctl);
     if (code)
         return code;
+    ctl->results = true;
     if (ctl->json)
         putchar('[');
     const int result = kvd_scan(ctl->kvd, prefix, ls_object, &listing);

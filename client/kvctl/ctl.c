@@ -13,8 +13,19 @@
 
 enum { LINE_BYTES = 2560 };
 
+/* For a program that reads what it prints, where no results come any more. */
+static void say_json(const char *text, int exit_code)
+{
+    struct output output;
+
+    output_begin(&output, true);
+    output_text(&output, "error", text);
+    output_count(&output, "exit", (uint64_t)exit_code);
+    output_end(&output);
+}
+
 /* One write for the line, so that lines of several threads stay whole; what a peer may have put into it stays harmless. */
-static void say(const struct ctl *ctl, const char *text, const char *hint)
+static void say(const struct ctl *ctl, int exit_code, const char *text, const char *hint)
 {
     char line[LINE_BYTES];
     const char *name = ctl->command ? ctl->command->name : NULL;
@@ -25,6 +36,8 @@ static void say(const struct ctl *ctl, const char *text, const char *hint)
             *c = '?';
     }
     fprintf(stderr, "%s\n", line);
+    if (ctl->json && !ctl->results)
+        say_json(text, exit_code);
 }
 
 int ctl_usage(const struct ctl *ctl, const char *format, ...)
@@ -35,7 +48,7 @@ int ctl_usage(const struct ctl *ctl, const char *format, ...)
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
-    say(ctl, text, ctl->command ? " (see --help)" : " (see kvctl help)");
+    say(ctl, EXIT_USAGE, text, ctl->command ? " (see --help)" : " (see kvctl help)");
     return EXIT_USAGE;
 }
 
@@ -47,7 +60,7 @@ int ctl_say(const struct ctl *ctl, int exit_code, const char *format, ...)
     va_start(list, format);
     vsnprintf(text, sizeof text, format, list);
     va_end(list);
-    say(ctl, text, "");
+    say(ctl, exit_code, text, "");
     return exit_code;
 }
 

@@ -22,6 +22,7 @@ struct ctl {
     const struct args *args;
     const struct command *command;
     bool json;
+    bool results; /* JSON of what was done has begun, or comes in any case: an error is said on stderr alone */
     uint64_t timeout_ms;
     struct kvd *kvd; /* NULL until ctl_connect(); closed by main */
 };
@@ -37,7 +38,8 @@ struct command {
     int (*run)(struct ctl *ctl); /* returns an exit code */
 };
 
-/* Say `kvctl NAME: ...` in one line on stderr. Returns EXIT_USAGE, with a hint at --help. */
+/* Say `kvctl NAME: ...` in one line on stderr; with --json also an object {"error", "exit"}, see struct ctl. Returns EXIT_USAGE, with a
+ * hint at --help. */
 int ctl_usage(const struct ctl *ctl, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* The same without the hint; returns `exit_code`. */
 int ctl_say(const struct ctl *ctl, int exit_code, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -75,6 +77,12 @@ int cmd_get(struct ctl *ctl);
 int cmd_rm(struct ctl *ctl);
 int cmd_pin(struct ctl *ctl);
 int cmd_sync(struct ctl *ctl);
+int cmd_seal(struct ctl *ctl);
+int cmd_evict(struct ctl *ctl);
+int cmd_verify(struct ctl *ctl);
+int cmd_drain(struct ctl *ctl);
+int cmd_teardown(struct ctl *ctl);
+int cmd_segments(struct ctl *ctl);
 int cmd_exists(struct ctl *ctl);
 int cmd_match(struct ctl *ctl);
 int cmd_ls(struct ctl *ctl);

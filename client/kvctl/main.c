@@ -39,6 +39,23 @@ static const struct command COMMANDS[] = {
     {"pin", "KEY...", "pin keys, so that they are not evicted", "Exits with 1 if any of them is not there.", OPT_BIT(OPT_OFF), 1, ANY,
      cmd_pin},
     {"sync", "", "wait until all that was acknowledged is on disk", NULL, 0, 0, 0, cmd_sync},
+    {"seal", "", "sync, and end the file that is open for writing", NULL, 0, 0, 0, cmd_seal},
+    {"evict", "[SIZE]", "have objects leave memory",
+     "The least recently used first, until they are SIZE; without SIZE all that can. What is on disk goes, what the persist policy\n"
+     "puts there is written first; what would be lost stays, and so does what is leased or pinned.",
+     0, 0, 1, cmd_evict},
+    {"verify", "", "read everything on disk and judge it",
+     "The server reads in the background, --rate at most, and drops what is bad; kvctl follows it to its end. A run that is under\n"
+     "way is joined. Exits with 1 if something was bad, or could not be read. An interrupt leaves the server reading.",
+     OPT_BIT(OPT_RATE), 0, 0, cmd_verify},
+    {"segments", "", "the files on disk, with what is live in them", "The oldest first.", 0, 0, 0, cmd_segments},
+    {"drain", "", "refuse puts, and write what belongs on disk",
+     "Puts are refused until the server is started anew; all else goes on. Exits with 1 if objects are on no disk all the same.", 0, 0, 0,
+     cmd_drain},
+    {"teardown", "--yes-delete NODE", "remove everything, delete the node's files, end the server",
+     "NODE must be the name of the server's node. Files that are not kvd's stay, and the folder then too; the server's log\n"
+     "names them.",
+     OPT_BIT(OPT_YES_DELETE), 0, 0, cmd_teardown},
     {"replay", "TRACE", "replay a trace of requests and measure",
      "TRACE has Mooncake's format: a JSON object a line with `timestamp` (ms) and `hash_ids`. For each request: match its\n"
      "blocks with a lease, read those that are there, put the rest, release. Hits are block references that were matched and\n"
@@ -80,6 +97,7 @@ static const char NOTES[] =
     "KEY is text, or hex: and bytes in hex. Keys print as text when they are printable ASCII and do not begin with\n"
     "\"hex:\", else as hex:...\n"
     "Sizes: 4096, 256k, 1m, 4g. Durations: 250ms, 30s, 2m. Options may stand before or after the command.\n"
+    "--json prints one JSON value on standard output; where there are no results, {\"error\": TEXT, \"exit\": N}.\n"
     "Exit: 0 done; 1 a miss; 2 usage, or a file that cannot be read; 3 refused by the server, or output that could\n"
     "not be written; 4 the server cannot be reached, or gave no answer in time.\n";
 
@@ -195,6 +213,8 @@ int main(int argc, char **argv)
         ctl.json = args_has(&args, OPT_JSON);
         code = dispatch(&ctl);
     } else {
+        for (int i = 1; i < argc; i++)
+            ctl.json |= strcmp(argv[i], "--json") == 0;
         ctl_usage(&ctl, "%s", why);
     }
     kvd_close(ctl.kvd);

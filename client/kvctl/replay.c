@@ -43,7 +43,7 @@ struct latencies {
 };
 
 struct replay {
-    const struct ctl *ctl;
+    struct ctl *ctl;
     uint64_t block_bytes, slice_blocks, connections;
     uint64_t max_requests;
     uint64_t total; /* requests that there are to do; 0: not known */
@@ -513,6 +513,7 @@ static int print_results(const struct replay *replay, double seconds)
 static int replay_run(struct replay *replay)
 {
     replay->started_ns = crew_now_ns();
+    replay->ctl->results = true;
     const int ended = crew_run(&replay->crew, (unsigned)replay->connections, worker_main, replay->tty ? print_progress : NULL, replay);
     const double seconds = (double)(crew_now_ns() - replay->started_ns) / 1e9;
     if (replay->tty)

@@ -80,10 +80,11 @@ const struct schema *msg_request(uint8_t op);
 const struct schema *msg_reply(uint8_t op);
 extern const struct schema msg_failure; /* struct msg_failure_reply: the reply's meta for codes from 16 up, and for NOT_FOUND */
 
-/* Of the maps inside RAW fields: struct msg_limits, msg_replica, msg_object. */
+/* Of the maps inside RAW fields: struct msg_limits, msg_replica, msg_object, msg_segment. */
 extern const struct schema msg_limits_part;
 extern const struct schema msg_replica_part;
 extern const struct schema msg_object_part;
+extern const struct schema msg_segment_part;
 
 #define MSG_HAS(msg, index) (((msg)->has >> (index)) & 1u)
 
@@ -367,12 +368,64 @@ struct msg_config_reply {
     struct span values; /* RAW: map */
 };
 
-enum { F_ADMIN_ACTION = 1 };
+enum { F_ADMIN_ACTION = 1, F_ADMIN_BYTES, F_ADMIN_RATE, F_ADMIN_WAIT, F_ADMIN_NODE, F_ADMIN_CURSOR, F_ADMIN_LIMIT };
 struct msg_admin {
     MSG_REQUEST_HEAD;
     struct span action;
+    uint64_t bytes; /* of evict */
+    uint64_t rate;  /* of scrub, as is wait */
+    bool wait;
+    struct span node; /* of teardown */
+    uint64_t cursor;  /* of segments, as is limit */
+    uint64_t limit;
 };
-/* ADMIN's reply is a map that depends on the action, packed with pack_*. */
+/* What the server answers depends on the action; a reply of one has the fields that are its. */
+enum {
+    F_ADMINR_OBJECTS,
+    F_ADMINR_BYTES,
+    F_ADMINR_RUN,
+    F_ADMINR_RECORDS,
+    F_ADMINR_BAD,
+    F_ADMINR_UNREADABLE,
+    F_ADMINR_UNWRITTEN,
+    F_ADMINR_REMOVED,
+    F_ADMINR_CURSOR,
+    F_ADMINR_SEGMENTS
+};
+struct msg_admin_reply {
+    uint32_t has;
+    uint64_t objects; /* of evict, as is bytes */
+    uint64_t bytes;
+    uint64_t run; /* of scrub, as are records, bad and unreadable, and bytes */
+    uint64_t records;
+    uint64_t bad;
+    uint64_t unreadable;
+    uint64_t unwritten;   /* of drain */
+    uint64_t removed;     /* of teardown */
+    uint64_t cursor;      /* of segments */
+    struct span segments; /* RAW: array of struct msg_segment */
+};
+enum {
+    F_SEGMENT_FILE,
+    F_SEGMENT_STATE,
+    F_SEGMENT_BYTES,
+    F_SEGMENT_LIVE_BYTES,
+    F_SEGMENT_LIVE,
+    F_SEGMENT_HELD,
+    F_SEGMENT_AGE,
+    F_SEGMENT_IDLE
+};
+struct msg_segment {
+    uint32_t has;
+    struct span file;
+    struct span state;
+    uint64_t bytes;
+    uint64_t live_bytes;
+    uint64_t live_objects;
+    uint64_t held_objects;
+    uint64_t age_ms;
+    uint64_t idle_ms; /* since the last read; not there when there was none */
+};
 
 enum { F_FAIL_MESSAGE, F_FAIL_RETRY, F_FAIL_REASON };
 struct msg_failure_reply {

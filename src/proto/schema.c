@@ -233,8 +233,37 @@ static const struct schema config_reply_schema = SCHEMA("CONFIG reply", msg_conf
 static const struct field admin_fields[] = {
     TIMEOUT_FIELD(msg_admin),
     [F_ADMIN_ACTION] = NEEDED(msg_admin, action, STR),
+    [F_ADMIN_BYTES] = FIELD(msg_admin, bytes, U64),
+    [F_ADMIN_RATE] = FIELD(msg_admin, rate, U64),
+    [F_ADMIN_WAIT] = FIELD(msg_admin, wait, BOOL),
+    [F_ADMIN_NODE] = FIELD(msg_admin, node, STR),
+    [F_ADMIN_CURSOR] = FIELD(msg_admin, cursor, U64),
+    [F_ADMIN_LIMIT] = FIELD(msg_admin, limit, U64),
 };
 static const struct schema admin_schema = SCHEMA("ADMIN", msg_admin, admin_fields);
+
+static const struct field admin_reply_fields[] = {
+    [F_ADMINR_OBJECTS] = FIELD(msg_admin_reply, objects, U64),
+    [F_ADMINR_BYTES] = FIELD(msg_admin_reply, bytes, U64),
+    [F_ADMINR_RUN] = FIELD(msg_admin_reply, run, U64),
+    [F_ADMINR_RECORDS] = FIELD(msg_admin_reply, records, U64),
+    [F_ADMINR_BAD] = FIELD(msg_admin_reply, bad, U64),
+    [F_ADMINR_UNREADABLE] = FIELD(msg_admin_reply, unreadable, U64),
+    [F_ADMINR_UNWRITTEN] = FIELD(msg_admin_reply, unwritten, U64),
+    [F_ADMINR_REMOVED] = FIELD(msg_admin_reply, removed, U64),
+
+    [F_ADMINR_CURSOR] = FIELD(msg_admin_reply, cursor, U64),
+    [F_ADMINR_SEGMENTS] = FIELD(msg_admin_reply, segments, RAW),
+};
+static const struct schema admin_reply_schema = SCHEMA("ADMIN reply", msg_admin_reply, admin_reply_fields);
+
+static const struct field segment_fields[] = {
+    [F_SEGMENT_FILE] = NEEDED(msg_segment, file, STR),        [F_SEGMENT_STATE] = NEEDED(msg_segment, state, STR),
+    [F_SEGMENT_BYTES] = FIELD(msg_segment, bytes, U64),       [F_SEGMENT_LIVE_BYTES] = FIELD(msg_segment, live_bytes, U64),
+    [F_SEGMENT_LIVE] = FIELD(msg_segment, live_objects, U64), [F_SEGMENT_HELD] = FIELD(msg_segment, held_objects, U64),
+    [F_SEGMENT_AGE] = FIELD(msg_segment, age_ms, U64),        [F_SEGMENT_IDLE] = FIELD(msg_segment, idle_ms, U64),
+};
+const struct schema msg_segment_part = SCHEMA("segment", msg_segment, segment_fields);
 
 struct pair {
     const struct schema *request;
@@ -259,7 +288,7 @@ static const struct pair pairs[] = {
     [OP_SCAN] = {&scan_schema, &scan_reply_schema},
     [OP_INFO] = {&info_schema, &empty_schema},
     [OP_CONFIG] = {&config_schema, &config_reply_schema},
-    [OP_ADMIN] = {&admin_schema, &empty_schema},
+    [OP_ADMIN] = {&admin_schema, &admin_reply_schema},
     [OP_WATCH] = {&plain_schema, &empty_schema},
 };
 

@@ -80,19 +80,17 @@ static void answer(struct load *load, int err)
     }
 }
 
-/* The bytes on disk are not what was written: that replica is gone, and must not come back by a restart. */
-static void drop_replica(struct load *load, int err)
+void replica_drop(struct store *store, const struct disk_read *read, int err)
 {
-    struct store *store = load->store;
-    struct entry *entry = table_find(store->table, load->read.key, table_hash(store->table, load->read.key));
-    if (!entry || entry->version != load->read.version || !entry->place || entry->block != load->read.where.block ||
-        CONTAINER_OF(entry->place, struct shelf, place)->segment != load->read.where.segment)
+    struct entry *entry = table_find(store->table, read->key, table_hash(store->table, read->key));
+    if (!entry || entry->version != read->version || !entry->place || entry->block != read->where.block ||
+        CONTAINER_OF(entry->place, struct shelf, place)->segment != read->where.segment)
         return;
     if (err == KVD_ESTALE) {
         object_lost(store, entry);
         return;
     }
-    bury(store, load->read.key, load->read.version);
+    bury(store, read->key, read->version);
     if (entry->blob && !store->config.probe) {
         entry_forget_disk(store, entry);
         entry->version = disk_next_version(store->disk);
@@ -125,7 +123,7 @@ static void loaded(struct disk_read *read, int err)
     if (err == 0)
         promote(load);
     else if (err == KVD_ECORRUPT || err == KVD_ESHORT || err == KVD_ESTALE)
-        drop_replica(load, err);
+        replica_drop(store, &load->read, err);
     answer(load, err);
     load_free(load);
     room_changed(store);
@@ -145,6 +143,7 @@ static int load_go(struct load *load)
     if (err)
         return err;
     load->counted = need;
+    shelf_of(store, load->read.where.segment)->read_ms = now_ms(store);
     store->inflight += need;
     load->since_ms = now_ms(store);
     list_remove(&load->link);

@@ -151,6 +151,35 @@ int store_stat(struct store *store, struct span key, struct store_stat *out)
     return STORE_OK;
 }
 
+uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, store_segment_fn fn, void *arg)
+{
+    uint64_t last = 0;
+    uint32_t told = 0;
+    for (struct segment *at = NULL; (at = disk_segment_next(store->disk, at)) != NULL;) {
+        if (segment_sequence(at) <= cursor)
+            continue;
+        if (told++ == limit)
+            return last;
+        const struct shelf *shelf = segment_user(at);
+        uint64_t wall_ms = loop_wall_ms(store->loop);
+        struct store_segment segment = {
+            .file = segment_path(at),
+            .state = segment_state_name(at),
+            .sequence = segment_sequence(at),
+            .bytes = segment_bytes(at),
+            .live_objects = shelf ? shelf->place.count : 0,
+            .live_bytes = shelf ? shelf->place.bytes : 0,
+            .held = shelf ? shelf->place.held_disk_only : 0,
+            .age_ms = wall_ms - min_u64(wall_ms, segment_created_ms(at)),
+            .was_read = shelf && shelf->read_ms > 0,
+            .idle_ms = shelf ? now_ms(store) - shelf->read_ms : 0,
+        };
+        last = segment.sequence;
+        fn(arg, &segment);
+    }
+    return 0;
+}
+
 struct scanning {
     struct store *store;
     store_scan_fn fn;

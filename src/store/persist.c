@@ -155,6 +155,7 @@ static void writing_end(struct writing *writing, int err)
     syncs_check(store);
     evict_check(store);
     reclaim_objects_check(store);
+    evictions_check(store);
     room_changed(store);
 }
 

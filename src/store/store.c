@@ -81,11 +81,13 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     list_init(&store->writings);
     list_init(&store->syncs);
     list_init(&store->shelves);
+    list_init(&store->evictions);
     set_limits(store);
     wait_setup(store);
     expire_setup(store);
     probe_setup(store);
     reclaim_objects_setup(store);
+    scrub_setup(store);
 
     int err = memory_reserve(&store->memory, config->memory_bytes);
     if (err)
@@ -128,6 +130,7 @@ static void close_disk(struct store *store, bool abandon)
     store->closing = true;
     timer_stop(&store->lease_timer);
     expire_stop(store);
+    scrub_stop(store);
     disk_close(store->disk, abandon, disk_closed, store);
 }
 
@@ -155,7 +158,7 @@ void store_free(struct store *store)
 {
     table_scan(store->table, 0, span_of(NULL, 0), UINT32_MAX, UINT32_MAX, forget_all, store);
     load_free_starved(store);
-    CHECK(list_empty(&store->waits) && list_empty(&store->writings));
+    CHECK(list_empty(&store->waits) && list_empty(&store->writings) && list_empty(&store->evictions) && !store->scrub.blob);
     timer_stop(&store->wait_timer);
     timer_stop(&store->read_timer);
     task_cancel(&store->room_task);
@@ -176,6 +179,16 @@ void store_free(struct store *store)
     pool_free(store->pool);
     memory_release(store->memory, store->config.memory_bytes);
     free(store);
+}
+
+void store_quiet(struct store *store)
+{
+    scrub_stop(store);
+}
+
+void store_erase(struct store *store)
+{
+    disk_erase(store->disk);
 }
 
 void store_unref(struct store *store, struct blob *blob)
@@ -228,6 +241,7 @@ void store_info(const struct store *store, struct store_info *out)
         .lease_holds = leases_holds(store->leases),
     };
     out->longest_step = store->longest_step;
+    store_scrub_look(store, &out->scrub);
     table_sums(store->table, &out->table);
     disk_get_figures(store->disk, &out->disk);
     if (out->disk.longest_announce_us > out->longest_step.us)

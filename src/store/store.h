@@ -265,6 +265,78 @@ struct store_sync {
  * STORE_PENDING, or KVD_EOFF / KVD_ECLOSING. */
 int store_sync_start(struct store *store, struct store_sync *sync, bool seal, store_sync_fn fn);
 
+/* ---- memory given up on purpose ---- */
+
+struct store_evict;
+typedef void (*store_evict_fn)(struct store_evict *evict);
+struct store_evict {
+    /* set before fn: what left memory */
+    uint64_t objects, bytes;
+    /* the store's */
+    struct store *store;
+    store_evict_fn fn;
+    uint64_t target;
+    uint64_t failures;
+    struct list link;
+    struct task step;
+};
+/* Have objects leave memory, the least recently used first, until they are `bytes` (UINT64_MAX: all that can): those that are on disk; then
+ * those that the policy puts there, when they are written. Nothing is lost, and what is leased or pinned stays. fn runs when it is so, or
+ * when nobody else can go. */
+void store_evict_start(struct store *store, struct store_evict *evict, uint64_t bytes, store_evict_fn fn);
+/* Give it up: fn will not run. What left has left. */
+void store_evict_stop(struct store_evict *evict);
+
+/* ---- reading all that is on disk ---- */
+
+struct store_scrub;
+/* err: 0: all of it was read; KVD_ECLOSING: it was broken off. */
+typedef void (*store_scrub_fn)(struct store_scrub *scrub, int err);
+struct store_scrub {
+    struct list link; /* the store's */
+    store_scrub_fn fn;
+};
+struct store_scrubbed {
+    bool running;
+    uint64_t run;                  /* which one this is, from 1; 0: there was none */
+    uint64_t bytes_per_s;          /* it was asked for */
+    uint64_t records, bytes;       /* read */
+    uint64_t of_records, of_bytes; /* that were on disk at its beginning */
+    uint64_t bad;                  /* of the records: their bytes were wrong, or their file ended early; they are dropped */
+    uint64_t unreadable;           /* of the records: the device failed; they stay */
+    uint64_t ms;                   /* how long it took, or has taken */
+};
+/* Read every record that is on disk, a little at a time and `bytes_per_s` at most, judge it, and drop what is bad. One at a time: when one
+ * is running, this joins it (and its rate counts). `scrub` NULL: nobody waits; otherwise fn runs at its end. *run is set. 0 or KVD_EOFF. */
+int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn);
+/* Wait no longer: fn will not run; it goes on. */
+void store_scrub_leave(struct store_scrub *scrub);
+void store_scrub_look(const struct store *store, struct store_scrubbed *out);
+
+/* ---- segments ---- */
+
+struct store_segment {
+    const char *file, *state; /* borrowed for the call */
+    uint64_t sequence;
+    uint64_t bytes;                    /* as they count in the disk's figure */
+    uint64_t live_objects, live_bytes; /* of their values */
+    uint64_t held;                     /* of the objects: leased or pinned, and not in memory */
+    uint64_t age_ms;
+    bool was_read;    /* since start */
+    uint64_t idle_ms; /* since the last read of it, if it was read */
+};
+typedef void (*store_segment_fn)(void *arg, const struct store_segment *segment);
+/* Up to `limit` of them in the order of their numbers, those after `cursor` (0: the first). Returns the cursor to go on from, 0 at the end.
+ */
+uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, store_segment_fn fn, void *arg);
+
+/* ---- the end ---- */
+
+/* What goes on in the background, and somebody waits for, ends now: a scrub. */
+void store_quiet(struct store *store);
+/* The store_close() that follows deletes the node's folder: what in it is kvd's own. */
+void store_erase(struct store *store);
+
 /* ---- figures ---- */
 
 struct store_figures {
@@ -316,6 +388,7 @@ struct store_info {
     uint64_t inflight_bytes, inflight_limit_bytes;
     uint64_t queue_limit_bytes;
     uint64_t leases, lease_holds;
+    struct store_scrubbed scrub;
 };
 void store_info(const struct store *store, struct store_info *out);
 

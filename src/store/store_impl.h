@@ -33,6 +33,7 @@ struct shelf {
     struct disk_kill kill;
     struct task step;
     struct list link; /* store->shelves */
+    uint64_t read_ms; /* when something there was last read; 0: not since start */
 };
 
 /* A write of an object to disk. Lives from persist_start() until the tier's answer. */
@@ -68,6 +69,22 @@ struct load {
 struct missed {
     uint64_t hash;
     uint64_t until_ms;
+};
+
+/* All that is on disk, record by record and piece by piece. */
+struct scrub {
+    struct store_scrubbed figures;
+    uint64_t began_ms;
+    uint64_t due_us; /* not before */
+    uint64_t cursor; /* in the table */
+    bool at_end;     /* there are no records after this one */
+    struct list waiters;
+    struct timer timer;
+    struct task step;
+    struct blob *blob; /* of the piece that is being read; else NULL */
+    uint64_t counted;
+    struct disk_read read; /* of the record that is being looked at: its length is 0 and its key is empty when there is none */
+    uint8_t key[KEY_MAX_BYTES];
 };
 
 struct store {
@@ -114,6 +131,9 @@ struct store {
     uint64_t writing_number; /* of the last one started */
     uint64_t write_failures;
     struct list syncs; /* struct store_sync that wait for writings */
+
+    struct list evictions; /* struct store_evict */
+    struct scrub scrub;
 
     struct list shelves;
     unsigned giving_up; /* segments on their way out */
@@ -173,6 +193,13 @@ static inline bool entry_held(const struct entry *entry)
 /* May an object of this size and kind be held in memory alone without going over half the pool? */
 bool store_may_hold(const struct store *store, const struct entry *entry);
 bool store_may_hold_more(const struct store *store, uint64_t bytes);
+
+/* give.c: somebody's write has ended */
+void evictions_check(struct store *store);
+
+/* scrub.c */
+void scrub_setup(struct store *store);
+void scrub_stop(struct store *store);
 
 /* expire.c */
 void expire_setup(struct store *store);
@@ -267,6 +294,8 @@ void object_lost(struct store *store, struct entry *entry);
 int get_go_on(struct store_get *get, struct entry *entry);
 int load_start(struct store *store, struct entry *entry, struct store_get *get);
 void load_detach(struct entry *entry);
+/* The bytes on disk are not what was written (err: KVD_ECORRUPT, KVD_ESHORT): that replica goes, and must not come back by a restart. */
+void replica_drop(struct store *store, const struct disk_read *read, int err);
 /* The file goes: what has not begun to be read there is a miss. */
 void load_abandon(struct store *store, const struct segment *segment);
 void load_free_starved(struct store *store);

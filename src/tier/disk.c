@@ -438,6 +438,25 @@ bool segment_sealed(const struct segment *segment)
     return segment->state >= SEGMENT_SEALED;
 }
 
+uint64_t segment_sequence(const struct segment *segment)
+{
+    return segment->head.sequence;
+}
+
+uint64_t segment_created_ms(const struct segment *segment)
+{
+    return segment->head.created_ms;
+}
+
+const char *segment_state_name(const struct segment *segment)
+{
+    static const char *const names[] = {
+        [SEGMENT_CREATING] = "creating", [SEGMENT_RECOVERING] = "recovering", [SEGMENT_OPEN] = "open", [SEGMENT_ENDING] = "ending",
+        [SEGMENT_SEALING] = "sealing",   [SEGMENT_SEALED] = "sealed",         [SEGMENT_DEAD] = "dead", [SEGMENT_UNLINKING] = "unlinking",
+    };
+    return names[segment->state];
+}
+
 uint64_t segment_bytes(const struct segment *segment)
 {
     return segment->accounted;
@@ -505,6 +524,8 @@ static void close_work(struct job *job)
     }
     if (disk->log_open)
         (void)fs_close(disk->loop, &disk->log_file);
+    if (disk->erase)
+        disk_erase_work(disk);
     (void)fs_close(disk->loop, &disk->lock);
 }
 

@@ -84,6 +84,9 @@ int disk_new(struct disk **out, struct loop *loop, const struct log *log, const 
 typedef void (*disk_closed_fn)(void *arg);
 void disk_close(struct disk *disk, bool abandon, disk_closed_fn fn, void *arg);
 void disk_free(struct disk *disk);
+/* The disk_close() that follows deletes what in the node's folder is kvd's own, and the folder, if nothing else is in it: segments first,
+ * then remove logs, the node file and the lock, so that a crash in between leaves what a start can read. What is left is logged. */
+void disk_erase(struct disk *disk);
 
 /* Tripped: the device failed again and again. Reads, writes, kills and syncs end with KVD_EOFF at once; what the tier holds stays known,
  * and it comes back by itself when a probe of the folder works. */
@@ -226,6 +229,10 @@ void segment_set_user(struct segment *segment, void *user);
 const char *segment_path(const struct segment *segment);
 bool segment_sealed(const struct segment *segment);
 uint64_t segment_bytes(const struct segment *segment);
+/* The number that it is named by, from 1; its birth, by the wall clock; "open", "sealed" and the like, static. */
+uint64_t segment_sequence(const struct segment *segment);
+uint64_t segment_created_ms(const struct segment *segment);
+const char *segment_state_name(const struct segment *segment);
 
 /* Walk the segments, oldest first: NULL gives the first; NULL at the end. */
 struct segment *disk_segment_next(const struct disk *disk, const struct segment *after);

@@ -132,6 +132,7 @@ struct disk {
     struct file lock;
 
     bool closing, abandon, closed;
+    bool erase; /* the folder goes with it */
     disk_closed_fn closed_fn;
     void *closed_arg;
     struct job close_job;
@@ -286,8 +287,17 @@ void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id
 /* ---- disk_read.c ---- */
 /* A read has ended: figures. */
 void disk_read_note(struct disk *disk, const struct disk_read *read, int err);
+/* ---- disk_erase.c ---- */
+/* On a job thread, when all but the lock is closed. */
+void disk_erase_work(const struct disk *disk);
 
 /* ---- disk_open.c ---- */
+/* The file in the folder of a node whose objects are files. */
+#define OBJECTS_MARK "objects"
+/* Exactly 16 lower-case hex digits between `prefix` and `suffix`. */
+bool disk_name_parse(const char *name, const char *prefix, const char *suffix, uint64_t *sequence);
+/* Left by a crash in the middle of something, or about to be renamed. */
+bool disk_name_is_temp(const char *name);
 int disk_open_start(struct disk *disk);
 void disk_recovery_start(struct disk *disk);
 bool disk_recovery_busy(const struct disk *disk);

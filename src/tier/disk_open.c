@@ -8,13 +8,9 @@
 #include "base/error.h"
 #include "tier/disk_inner.h"
 
-/* The file in the folder of a node whose objects are files. */
-#define OBJECTS_MARK "objects"
-
 /* ---- names ---- */
 
-/* Exactly 16 lower-case hex digits between `prefix` and `suffix`. */
-static bool name_parse(const char *name, const char *prefix, const char *suffix, uint64_t *sequence)
+bool disk_name_parse(const char *name, const char *prefix, const char *suffix, uint64_t *sequence)
 {
     size_t prefix_len = strlen(prefix);
     if (strncmp(name, prefix, prefix_len) != 0 || strlen(name) < prefix_len + 16 || strcmp(name + prefix_len + 16, suffix) != 0)
@@ -210,25 +206,25 @@ static bool log_seen(struct opening *opening, uint64_t sequence)
     return true;
 }
 
-static bool name_is_temp(const char *name)
+bool disk_name_is_temp(const char *name)
 {
     uint64_t sequence;
-    return strcmp(name, "node.tmp") == 0 || strcmp(name, "probe.tmp") == 0 || name_parse(name, "removes-", ".log.tmp", &sequence);
+    return strcmp(name, "node.tmp") == 0 || strcmp(name, "probe.tmp") == 0 || disk_name_parse(name, "removes-", ".log.tmp", &sequence);
 }
 
 static bool entry_seen(void *arg, const char *name, bool regular, uint64_t size)
 {
     struct opening *opening = arg;
     uint64_t sequence;
-    if (regular && name_parse(name, "", ".seg", &sequence))
+    if (regular && disk_name_parse(name, "", ".seg", &sequence))
         return segment_seen(opening, sequence, size);
-    if (regular && name_parse(name, "removes-", ".log", &sequence))
+    if (regular && disk_name_parse(name, "removes-", ".log", &sequence))
         return log_seen(opening, sequence);
     if (regular && strcmp(name, "node") == 0)
         opening->node_found = true;
     else if (regular && strcmp(name, OBJECTS_MARK) == 0)
         opening->objects_marked = true;
-    else if (regular && name_is_temp(name) && opening->temp_count < TEMP_NAMES_MAX)
+    else if (regular && disk_name_is_temp(name) && opening->temp_count < TEMP_NAMES_MAX)
         (void)snprintf(opening->temps[opening->temp_count++], TEMP_NAME_BYTES, "%s", name);
     else if (strcmp(name, "lock") != 0 && ++opening->foreign <= FOREIGN_LOGGED)
         log_warn(opening->log, "foreign_file", "file=\"%s/%s\" what=\"left alone\"", opening->folder, name);

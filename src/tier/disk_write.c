@@ -408,8 +408,8 @@ static int segment_create(struct disk *disk, uint64_t full_bytes)
     creation->loop = disk->loop;
     creation->segment = segment;
     disk_place_of(disk, &creation->place);
+    segment->head.created_ms = loop_wall_ms(disk->loop);
     creation->head = segment->head;
-    creation->head.created_ms = loop_wall_ms(disk->loop);
     creation->head.node = span_text(disk->node);
     creation->head.cluster = span_text(disk->cluster);
     creation->file.fd = -1;

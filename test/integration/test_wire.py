@@ -584,11 +584,6 @@ def test_admin_seal(kvd, wire):
     wire.holds(b"a", 10_000)
 
 
-@pytest.mark.parametrize("action", ["evict", "scrub", "drain", "teardown"])
-def test_admin_of_later(wire, action):
-    assert wire.call(ADMIN, {"action": action}).code == UNSUPPORTED
-
-
 def test_admin_of_nobodys(wire):
     assert wire.call(ADMIN, {"action": "dance"}).code in (BAD_REQUEST, UNSUPPORTED)
     assert wire.call(ADMIN, {}).code == BAD_REQUEST

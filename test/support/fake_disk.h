@@ -57,7 +57,7 @@ struct disk {
     struct disk_events events;
     void *arg;
     enum disk_state state;
-    bool jumped, closing, abandon;
+    bool jumped, closing, abandon, erased;
     disk_closed_fn closed_fn;
     void *closed_arg;
     uint64_t version;
@@ -560,6 +560,11 @@ void disk_close(struct disk *disk, bool abandon, disk_closed_fn fn, void *arg)
     disk->closed_arg = arg;
 }
 
+void disk_erase(struct disk *disk)
+{
+    disk->erased = true;
+}
+
 void disk_free(struct disk *disk)
 {
     struct list *at;
@@ -747,6 +752,22 @@ void segment_set_user(struct segment *segment, void *user)
 const char *segment_path(const struct segment *segment)
 {
     return segment->path;
+}
+
+uint64_t segment_sequence(const struct segment *segment)
+{
+    return segment->number;
+}
+
+uint64_t segment_created_ms(const struct segment *segment)
+{
+    (void)segment;
+    return 0;
+}
+
+const char *segment_state_name(const struct segment *segment)
+{
+    return segment->ended ? "sealed" : "open";
 }
 
 bool segment_sealed(const struct segment *segment)

@@ -52,6 +52,17 @@ static const struct msg_replica replicas[] = {
 };
 static const struct msg_object object = {.has = 15, .key = SPAN("block-1"), .size = 17, .memory = true};
 
+static const struct msg_segment segment = {
+    .has = 255,
+    .file = SPAN("default/node-a/0000000000000001.seg"),
+    .state = SPAN("sealed"),
+    .bytes = 16617472,
+    .live_bytes = 16200000,
+    .live_objects = 54,
+    .age_ms = 61000,
+    .idle_ms = 250,
+};
+
 static void raw_limits(struct buffer *raw)
 {
     msg_encode(&msg_limits_part, &limits, raw);
@@ -68,6 +79,12 @@ static void raw_objects(struct buffer *raw)
 {
     pack_array(raw, 1);
     msg_encode(&msg_object_part, &object, raw);
+}
+
+static void raw_segments(struct buffer *raw)
+{
+    pack_array(raw, 1);
+    msg_encode(&msg_segment_part, &segment, raw);
 }
 
 static void raw_values(struct buffer *raw)
@@ -216,7 +233,38 @@ static const struct example examples[] = {
     {"CONFIG request", OP_CONFIG, 0, 18, &(const struct msg_config){.has = HAS(F_CONFIG_GET), .get = KEYS(config_names)}, NULL, ""},
     {"CONFIG reply", OP_CONFIG, 0, 18, &(const struct msg_config_reply){.has = 1}, raw_values, ""},
     {"ADMIN request", OP_ADMIN, 0, 19, &(const struct msg_admin){.has = HAS(F_ADMIN_ACTION), .action = SPAN("sync")}, NULL, ""},
-    {"ADMIN reply", OP_ADMIN, 0, 19, NO_REPLY_FIELDS, NULL, ""},
+    {"ADMIN reply", OP_ADMIN, 0, 19, &(const struct msg_admin_reply){.has = 0}, NULL, ""},
+    {"ADMIN request evict", OP_ADMIN, 0, 19,
+     &(const struct msg_admin){.has = HAS(F_ADMIN_ACTION) | HAS(F_ADMIN_BYTES), .action = SPAN("evict"), .bytes = MIB}, NULL, ""},
+    {"ADMIN reply evict", OP_ADMIN, 0, 19,
+     &(const struct msg_admin_reply){.has = HAS(F_ADMINR_OBJECTS) | HAS(F_ADMINR_BYTES), .objects = 4, .bytes = MIB}, NULL, ""},
+    {"ADMIN request scrub", OP_ADMIN, 0, 19,
+     &(const struct msg_admin){.has = HAS(F_ADMIN_ACTION) | HAS(F_ADMIN_RATE) | HAS(F_ADMIN_WAIT),
+                               .action = SPAN("scrub"),
+                               .rate = 100 * MIB,
+                               .wait = true},
+     NULL, ""},
+    {"ADMIN reply scrub", OP_ADMIN, 0, 19,
+     &(const struct msg_admin_reply){.has = HAS(F_ADMINR_BYTES) | HAS(F_ADMINR_RUN) | HAS(F_ADMINR_RECORDS) | HAS(F_ADMINR_BAD) |
+                                            HAS(F_ADMINR_UNREADABLE),
+                                     .bytes = 90000000,
+                                     .run = 1,
+                                     .records = 300,
+                                     .bad = 1},
+     NULL, ""},
+    {"ADMIN request drain", OP_ADMIN, 0, 19, &(const struct msg_admin){.has = HAS(F_ADMIN_ACTION), .action = SPAN("drain")}, NULL, ""},
+    {"ADMIN reply drain", OP_ADMIN, 0, 19, &(const struct msg_admin_reply){.has = HAS(F_ADMINR_UNWRITTEN)}, NULL, ""},
+    {"ADMIN request teardown", OP_ADMIN, 0, 19,
+     &(const struct msg_admin){.has = HAS(F_ADMIN_ACTION) | HAS(F_ADMIN_NODE), .action = SPAN("teardown"), .node = SPAN("node-a")}, NULL,
+     ""},
+    {"ADMIN reply teardown", OP_ADMIN, 0, 19, &(const struct msg_admin_reply){.has = HAS(F_ADMINR_REMOVED), .removed = 300}, NULL, ""},
+    {"ADMIN request segments", OP_ADMIN, 0, 19,
+     &(const struct msg_admin){.has = HAS(F_ADMIN_ACTION) | HAS(F_ADMIN_CURSOR) | HAS(F_ADMIN_LIMIT),
+                               .action = SPAN("segments"),
+                               .limit = 100},
+     NULL, ""},
+    {"ADMIN reply segments", OP_ADMIN, 0, 19, &(const struct msg_admin_reply){.has = HAS(F_ADMINR_CURSOR) | HAS(F_ADMINR_SEGMENTS)},
+     raw_segments, ""},
     {"WATCH request", OP_WATCH, 0, 20, NO_FIELDS, NULL, ""},
     {"WATCH reply UNSUPPORTED", OP_WATCH, CODE_UNSUPPORTED, 20, FAILURE("WATCH is not in this version"), NULL, ""},
 };

@@ -1,0 +1,76 @@
+/* Memory given up because somebody asked for it: what is on disk just goes, what belongs there is written first. */
+#include "store/store_impl.h"
+
+/* Objects that are on disk, in one bounded step. How many went. */
+static unsigned give_spared(struct store_evict *evict)
+{
+    struct store *store = evict->store;
+    uint64_t bytes = 0;
+    unsigned n = 0;
+    for (struct entry *entry; n < STEP_KEYS && bytes < STEP_BYTES && evict->bytes < evict->target; n++) {
+        entry = table_victim(store->table, VICTIM_SPARED);
+        if (!entry)
+            break;
+        bytes += entry->size;
+        evict->bytes += entry->size;
+        evict->objects++;
+        store->figures.evicted++;
+        entry_forget_memory(store, entry);
+    }
+    room_changed(store);
+    return n;
+}
+
+/* Write the next ones that the policy would have on disk. True while there is something to wait for. */
+static bool write_more(struct store_evict *evict)
+{
+    struct store *store = evict->store;
+    bool may = store->config.persist != PERSIST_NONE && store->write_failures == evict->failures && !store->closing;
+    for (unsigned n = 0; may && n < STEP_KEYS && evict->target - evict->bytes > table_ahead_bytes(store->table); n++) {
+        struct entry *entry = table_victim(store->table, VICTIM_DIRTY);
+        if (!entry || disk_queued_bytes(store->disk) >= store->queue_limit)
+            break;
+        if (persist_start(store, entry) != 0)
+            evict->failures = UINT64_MAX;
+        may = store->write_failures == evict->failures;
+    }
+    struct table_sums sums;
+    table_sums(store->table, &sums);
+    return sums.writing > 0;
+}
+
+static void give_step(struct task *task)
+{
+    struct store_evict *evict = CONTAINER_OF(task, struct store_evict, step);
+    struct store *store = evict->store;
+    uint64_t begun_us = step_begin();
+    bool go_on = give_spared(evict) > 0;
+    bool wait = !go_on && evict->bytes < evict->target && write_more(evict);
+    step_end(store, "give", begun_us);
+    if (go_on && evict->bytes < evict->target) {
+        task_post(&evict->step);
+    } else if (!wait) {
+        list_remove(&evict->link);
+        evict->fn(evict);
+    }
+}
+
+void evictions_check(struct store *store)
+{
+    for (struct list *at = store->evictions.next; at != &store->evictions; at = at->next)
+        task_post(&CONTAINER_OF(at, struct store_evict, link)->step);
+}
+
+void store_evict_start(struct store *store, struct store_evict *evict, uint64_t bytes, store_evict_fn fn)
+{
+    *evict = (struct store_evict){.store = store, .fn = fn, .target = bytes, .failures = store->write_failures};
+    list_push_back(&store->evictions, &evict->link);
+    task_init(&evict->step, store->loop, give_step);
+    task_post(&evict->step);
+}
+
+void store_evict_stop(struct store_evict *evict)
+{
+    list_remove(&evict->link);
+    task_cancel(&evict->step);
+}
