@@ -25,10 +25,10 @@ static unsigned give_spared(struct store_evict *evict)
 static bool write_more(struct store_evict *evict)
 {
     struct store *store = evict->store;
-    bool may = store->config.persist != PERSIST_NONE && store->write_failures == evict->failures && !store->closing;
+    bool may = store->write_failures == evict->failures && !store->closing;
     for (unsigned n = 0; may && n < STEP_KEYS && evict->target - evict->bytes > table_ahead_bytes(store->table); n++) {
         struct entry *entry = table_victim(store->table, VICTIM_DIRTY);
-        if (!entry || disk_queued_bytes(store->disk) >= store->queue_limit)
+        if (!entry || !policy_wants(store, entry) || !persist_queue_has_room(store))
             break;
         if (persist_start(store, entry) != 0)
             evict->failures = UINT64_MAX;

@@ -94,6 +94,8 @@ void replica_drop(struct store *store, const struct disk_read *read, int err)
     if (entry->blob && !store->config.probe) {
         entry_forget_disk(store, entry);
         entry->version = disk_next_version(store->disk);
+        if (!entry->work)
+            policy_shown(store, entry); /* it is written again, if the policy has it so */
         return;
     }
     entry_drop(store, entry, err == KVD_ECORRUPT ? &store->figures.dropped_corrupt : &store->figures.dropped_short);

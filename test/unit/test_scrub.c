@@ -106,6 +106,9 @@ Test(scrub, in_memory_it_stays_when_it_is_bad_on_disk)
     cr_assert_eq(info().scrub.bad, 1);
     cr_assert_eq(where_is("a"), IN_MEMORY);
     expect_value("a", 1, SMALL);
+    fake_kill_all(bench.disk);
+    fake_write_all(bench.disk);
+    cr_assert_eq(where_is("a"), IN_MEMORY | ON_DISK, "it is written again");
     bench_end();
 }
 
