@@ -249,7 +249,7 @@ static void do_teardown(struct session *session, const struct frame *frame, cons
         return;
     server->tearing_down = server->no_puts = true;
     request_barrier(&mine->request, BARRIER_ALL);
-    int outcome = store_remove_many_start(server->store, &mine->remove, KILL_ALL, span_of(NULL, 0), all_dead);
+    int outcome = store_forget_start(server->store, &mine->remove, all_dead);
     if (outcome != STORE_PENDING)
         all_dead(&mine->remove, outcome);
 }

@@ -53,8 +53,8 @@ static void log_removal(struct store_remove *remove, enum kill_kind kind, struct
         bytes_copy(removal->name, name.at, name.len);
         removal->remove = remove;
         removal->unknown = unknown;
-        removal->kill =
-            (struct disk_kill){.kind = kind, .name = span_of(removal->name, name.len), .version = version, .keep = true, .whoever = true};
+        removal->kill = (struct disk_kill){
+            .kind = kind, .name = span_of(removal->name, name.len), .version = version, .keep = true, .whoever = !remove->own};
         err = disk_kill_start(remove->store->disk, &removal->kill, removal_done);
     }
     if (err == 0) {
@@ -146,10 +146,8 @@ static void remove_step(struct task *task)
         task_post(&remove->step);
 }
 
-int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn)
+static int many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix)
 {
-    CHECK(kind == KILL_PREFIX || kind == KILL_ALL);
-    remove_init(store, remove, fn);
     remove->prefix = prefix;
     remove->version = disk_next_version(store->disk);
     remove->kills = 1; /* the walk itself */
@@ -158,4 +156,18 @@ int store_remove_many_start(struct store *store, struct store_remove *remove, en
     probe_overtake_many(store, prefix);
     task_post(&remove->step);
     return STORE_PENDING;
+}
+
+int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn)
+{
+    CHECK(kind == KILL_PREFIX || kind == KILL_ALL);
+    remove_init(store, remove, fn);
+    return many_start(store, remove, kind, prefix);
+}
+
+int store_forget_start(struct store *store, struct store_remove *remove, store_remove_fn fn)
+{
+    remove_init(store, remove, fn);
+    remove->own = true;
+    return many_start(store, remove, KILL_ALL, span_of(NULL, 0));
 }

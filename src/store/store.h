@@ -230,6 +230,7 @@ struct store_remove {
     struct store *store;
     store_remove_fn fn;
     uint32_t kills;
+    bool own; /* other nodes' objects stay */
     int err;
     struct span prefix;
     uint64_t version;
@@ -241,6 +242,8 @@ struct store_remove {
 int store_remove_start(struct store *store, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn);
 /* Objects put before this call are gone when fn runs; always STORE_PENDING or an error. `prefix` (KILL_PREFIX, borrowed until fn). */
 int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn);
+/* As a remove of all, but what other nodes have stored in a directory that is shared stays. */
+int store_forget_start(struct store *store, struct store_remove *remove, store_remove_fn fn);
 
 /* ---- sync, seal ---- */
 

@@ -275,6 +275,21 @@ def test_while_it_is_torn_down_nobody_is_served(kvd):
     assert kvd.wait() == 0
 
 
+def test_teardown_leaves_what_other_nodes_have_in_a_shared_directory(start):
+    kvd = start(segment_size="0")
+    other = start(segment_size="0", data=kvd.data, args=["--node", "n2", "--probe"])
+    wire, keys = fill(kvd, 10)
+    theirs, their_keys = fill(other, 10, name=b"other")
+    assert admin(wire, "scrub", wait=True)["records"] == 10
+    assert admin(wire, "teardown", node="n1") == {"removed": 10}
+    assert kvd.wait() == 0
+    assert not (kvd.data / "kvd" / "n1").exists()
+    admin(theirs, "evict")
+    for key in their_keys:
+        theirs.holds(key, SIZE)
+    theirs.misses(keys[0])
+
+
 @pytest.mark.parametrize("left", ["segments", "logs", "node"])
 def test_a_teardown_that_was_cut_off_is_coped_with(kvd, left):
     """What a crash in the middle leaves, made by hand: the files that go first are gone."""
