@@ -53,12 +53,10 @@ static void synced(struct disk_sync *sync, int err)
     int outcome = put->outcome;
     if (err)
         in_doubt(store);
-    if (same && err == KVD_EOFF)
-        outcome = err; /* what is there may yet be read, when the tier comes back */
-    else if (same && (err || !entry->place))
+    if (same && err != KVD_EOFF && (err || !entry->place))
         outcome = write_again(put, entry);
-    else if (err && !entry)
-        outcome = err;
+    else if (err && (same || !entry))
+        outcome = err; /* where the tier is off, what is there may yet be read when it comes back */
     if (outcome != STORE_PENDING)
         put->fn(put, outcome);
 }
