@@ -426,6 +426,28 @@ static void do_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t new_parent, const
     made(req, dir, name, &verdict, err);
 }
 
+static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+    struct inode *dir = node_of(req, parent);
+    struct verdict verdict;
+    if (refused(req, OP_LINK, dir, name, &verdict) || !change_begin(req))
+        return;
+    int err = symlinkat(target, dir->fd, name) < 0 ? -errno : 0;
+    made(req, dir, name, &verdict, err);
+}
+
+static void do_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+    char target[PATH_MAX];
+    ssize_t len = readlinkat(node_of(req, ino)->fd, "", target, sizeof target - 1);
+    if (len < 0) {
+        fuse_reply_err(req, errno);
+        return;
+    }
+    target[len] = '\0';
+    fuse_reply_readlink(req, target);
+}
+
 static void do_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct faultfs *fs = fs_of(req);
@@ -881,7 +903,7 @@ static void do_init(void *arg, struct fuse_conn_info *conn)
     conn->want &= ~(unsigned)(FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_READDIRPLUS | FUSE_CAP_WRITEBACK_CACHE);
 }
 
-/* What is not here (fallocate, xattr, locks, symbolic links, O_TMPFILE) the kernel refuses, or does within this mount. */
+/* What is not here (fallocate, xattr, locks, O_TMPFILE) the kernel refuses, or does within this mount. */
 static const struct fuse_lowlevel_ops operations = {
     .init = do_init,
     .lookup = do_lookup,
@@ -894,6 +916,8 @@ static const struct fuse_lowlevel_ops operations = {
     .rmdir = do_rmdir,
     .rename = do_rename,
     .link = do_link,
+    .symlink = do_symlink,
+    .readlink = do_readlink,
     .open = do_open,
     .create = do_create,
     .read = do_read,

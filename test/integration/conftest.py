@@ -8,6 +8,7 @@ import sys
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import faultfs  # noqa: E402
 import harness  # noqa: E402
 
 TEST_LIMIT_S = 200 if harness.SANITIZED else 100
@@ -66,8 +67,32 @@ def stack():
         yield opened
 
 
+def pytest_generate_tests(metafunc):
+    """A module with FILE_SYSTEMS is tried on each, but for tests that choose their directory themselves."""
+    systems = getattr(metafunc.module, "FILE_SYSTEMS", None)
+    if systems and "start" in metafunc.fixturenames and not {"bindfs", "folder"} & set(metafunc.fixturenames):
+        metafunc.parametrize("file_system", systems, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def file_system(request, monkeypatch):
+    """Where servers have their directories: `local` is wherever temporary files are, or KVD_DATA_ROOT."""
+    name = getattr(request, "param", "local")
+    if name == "local":
+        yield None
+        return
+    why = harness.why_no_fuse() if name == "bindfs" else faultfs.why_not()
+    if why:
+        pytest.skip(why)
+    with harness.work_dir() as folder:
+        mount = harness.Bindfs(folder / "under", folder / "mount") if name == "bindfs" else faultfs.FaultFs(folder, nojournal=True)
+        with mount:
+            monkeypatch.setattr(harness, "DATA_ROOT", mount.point)
+            yield mount
+
+
 @pytest.fixture
-def start(stack, request):
+def start(file_system, stack, request):
     """start(**options): a running server that ends with the test. Its log is shown when the test fails."""
     started = []
 

@@ -6,6 +6,7 @@ import pytest
 
 from harness import EXISTS, KIB, MATCH, MIB, PRESENT, kvctl, kvctl_json, value_of, wait_until
 
+FILE_SYSTEMS = ["local", "faultfs"]
 IN_MEMORY, ON_DISK = 1, 2
 GRACE_MS = 2000  # a start takes what ends so soon for ended: docs/architecture.md
 

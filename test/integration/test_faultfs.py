@@ -155,6 +155,15 @@ def test_link_publishes_if_absent(fs):
     assert (other.point / "free").read_bytes() == b"mine" and (fs.point / "free").stat().st_nlink == 1
 
 
+def test_symbolic_links(fs):
+    (fs.point / "f").write_bytes(b"x")
+    (fs.point / "link").symlink_to("f")
+    assert os.readlink(fs.point / "link") == "f" and (fs.point / "link").read_bytes() == b"x"
+    (fs.point / "link").unlink()
+    fs.power_cut(keep=0)
+    assert os.listdir(fs.point) == []
+
+
 def test_locks_hold_within_one_mount_alone(fs):
     other = fs.second()
     path = "f"
