@@ -17,7 +17,7 @@ enum {
 };
 
 enum use_list { USE_WRITING, USE_HELD, USE_DIRTY, USE_WRITTEN, USE_CLEAN, USE_LISTS, USE_NONE = USE_LISTS };
-enum { STORE_FLAGS = ENTRY_PINNED | ENTRY_WRITING | ENTRY_TOUCHED | ENTRY_UNWRITABLE | ENTRY_SHED };
+enum { STORE_FLAGS = ENTRY_PINNED | ENTRY_WRITING | ENTRY_TOUCHED | ENTRY_UNWRITABLE | ENTRY_SHED | ENTRY_STRAY };
 
 /* Chains are in the order of hashes. */
 struct bucket_page {
@@ -48,7 +48,19 @@ void place_init(struct place *place)
     list_init(&place->objects);
     place->count = 0;
     place->bytes = 0;
+    place->blocks = 0;
+    place->used_ticks = 0;
     place->held_disk_only = 0;
+    place->held_bytes = 0;
+}
+
+struct entry *place_next(struct place *place)
+{
+    struct list *first = list_pop_front(&place->objects);
+    if (!first)
+        return NULL;
+    list_push_back(&place->objects, first);
+    return CONTAINER_OF(first, struct entry, in_place);
 }
 
 /* What malloc takes for `bytes`, as glibc does it. */
@@ -332,7 +344,7 @@ static uint16_t flags_due(const struct entry *entry)
 {
     bool leased = !list_empty(&entry->holds);
     bool held = leased || entry->flags & ENTRY_PINNED;
-    unsigned due = entry->flags & STORE_FLAGS;
+    unsigned due = entry->flags & (STORE_FLAGS | ENTRY_REREAD);
     if (entry->blob)
         due |= ENTRY_LISTED;
     if (held && entry->blob && !entry->place)
@@ -414,8 +426,10 @@ void table_settle(struct table *table, struct entry *entry)
     recount(&sums->leased, 1, was & ENTRY_COUNTED_LEASED, due & ENTRY_COUNTED_LEASED);
     recount(&sums->writing, 1, was & ENTRY_COUNTED_WRITING, due & ENTRY_COUNTED_WRITING);
     recount(&table->held_memory_only_bytes, entry->size, was & ENTRY_HELD, due & ENTRY_HELD);
-    if (entry->place)
+    if (entry->place) {
         recount(&entry->place->held_disk_only, 1, was & ENTRY_HELD_DISK, due & ENTRY_HELD_DISK);
+        recount(&entry->place->held_bytes, entry->size, was & ENTRY_HELD_DISK, due & ENTRY_HELD_DISK);
+    }
     enum use_list from = use_list_of(was), to = use_list_of(due);
     if (from == to)
         return;
@@ -427,10 +441,13 @@ static void place_leave(struct table *table, struct entry *entry)
 {
     struct place *place = entry->place;
     recount(&place->held_disk_only, 1, entry->flags & ENTRY_HELD_DISK, false);
+    recount(&place->held_bytes, entry->size, entry->flags & ENTRY_HELD_DISK, false);
     entry->flags &= (uint16_t)~ENTRY_HELD_DISK;
     list_remove(&entry->in_place);
     recount(&place->count, 1, true, false);
     recount(&place->bytes, entry->size, true, false);
+    recount(&place->blocks, entry->blocks, true, false);
+    recount(&place->used_ticks, entry->used_tick, true, false);
     recount(&table->sums.on_disk, 1, true, false);
     recount(&table->sums.disk_bytes, entry->size, true, false);
 }
@@ -446,6 +463,9 @@ void table_set_place(struct table *table, struct entry *entry, struct place *pla
         list_push_back(&place->objects, &entry->in_place);
         place->count++;
         place->bytes += entry->size;
+        place->blocks += blocks;
+        place->used_ticks += entry->used_tick;
+        entry->flags &= (uint16_t)~ENTRY_REREAD;
         table->sums.on_disk++;
         table->sums.disk_bytes += entry->size;
     }
@@ -454,7 +474,11 @@ void table_set_place(struct table *table, struct entry *entry, struct place *pla
 
 void table_use(struct table *table, struct entry *entry, uint64_t now_ms)
 {
-    entry->used_tick = table_tick(now_ms);
+    uint32_t tick = table_tick(now_ms);
+    if (entry->place)
+        entry->place->used_ticks += (uint64_t)tick - entry->used_tick;
+    entry->used_tick = tick;
+    entry->flags |= ENTRY_REREAD;
     if (entry->hits < UINT16_MAX)
         entry->hits++;
     enum use_list use = use_list_of(entry->flags);
@@ -501,6 +525,11 @@ uint64_t table_ahead_bytes(const struct table *table)
 uint64_t table_held_memory_only_bytes(const struct table *table)
 {
     return table->held_memory_only_bytes;
+}
+
+uint64_t table_heap_bytes(const struct table *table)
+{
+    return table->sums.heap_bytes;
 }
 
 void table_sums(const struct table *table, struct table_sums *out)

@@ -30,9 +30,14 @@ struct place {
     struct list objects;     /* entries, by in_place */
     uint64_t count;          /* of them */
     uint64_t bytes;          /* of their values */
+    uint64_t blocks;         /* that their records take */
+    uint64_t used_ticks;     /* the sum of their used_tick */
     uint64_t held_disk_only; /* of them: leased or pinned, and without a memory replica */
+    uint64_t held_bytes;     /* of those, their values */
 };
 void place_init(struct place *place);
+/* The first of its objects, which becomes the last: to go through them in steps. NULL when there is none. */
+struct entry *place_next(struct place *place);
 
 enum entry_flags {
     ENTRY_PINNED = 1,
@@ -48,6 +53,8 @@ enum entry_flags {
     ENTRY_COUNTED_LEASED = 1024,
     ENTRY_COUNTED_WRITING = 2048,
     ENTRY_COUNTED_PLACED = 4096,
+    ENTRY_REREAD = 8192, /* used since it came to its place on disk */
+    ENTRY_STRAY = 16384, /* the store's, kept as it is: a record of it may be on disk elsewhere, too */
 };
 
 struct entry {
@@ -146,6 +153,9 @@ uint64_t table_ahead_bytes(const struct table *table);
 
 /* Bytes of held entries that exist only in memory (at most half the pool, says the wire: the store asks before it adds). */
 uint64_t table_held_memory_only_bytes(const struct table *table);
+
+/* What the table itself takes, as in its sums. */
+uint64_t table_heap_bytes(const struct table *table);
 
 struct table_sums {
     uint64_t objects;

@@ -35,7 +35,7 @@ void entry_strip(struct store *store, struct entry *entry)
     persist_detach(store, entry);
     load_detach(entry);
     lease_forget(store->leases, entry);
-    entry->flags &= (uint16_t)~ENTRY_PINNED;
+    entry->flags &= (uint16_t) ~(ENTRY_PINNED | ENTRY_STRAY);
     if (entry->place)
         entry_forget_disk(store, entry);
     if (entry->blob)
@@ -54,6 +54,7 @@ void entry_drop(struct store *store, struct entry *entry, uint64_t *reason)
 {
     ++*reason;
     sketch_note(store->dropped, entry->hash);
+    bury_stray(store, entry);
     entry_forget(store, entry);
 }
 

@@ -118,16 +118,35 @@ static void promote(struct load *load)
     evict_check(store);
 }
 
+/* Read to be written on: it comes back to memory only if somebody asked for it meanwhile. True when its write has begun. */
+static bool move_on(struct load *load)
+{
+    struct entry *entry = load->entry;
+    if (!entry)
+        return false;
+    if (!list_empty(&load->waiters))
+        promote(load);
+    load_detach(entry);
+    return rewrite_read(load->store, entry, load->blob);
+}
+
 static void loaded(struct disk_read *read, int err)
 {
     struct load *load = CONTAINER_OF(read, struct load, read);
     struct store *store = load->store;
-    if (err == 0)
+    struct shelf *from = load->from;
+    uint64_t bytes = blob_size(load->blob);
+    bool moves = false;
+    if (err == 0 && from)
+        moves = move_on(load);
+    else if (err == 0)
         promote(load);
     else if (err == KVD_ECORRUPT || err == KVD_ESHORT || err == KVD_ESTALE)
         replica_drop(store, &load->read, err);
     answer(load, err);
     load_free(load);
+    if (from && !moves)
+        rewrite_ended(from, bytes);
     room_changed(store);
 }
 
@@ -323,6 +342,15 @@ static void note_use(struct store *store, struct entry *entry)
 {
     table_use(store->table, entry, now_ms(store));
     policy_touched(store, entry);
+}
+
+int load_move_start(struct store *store, struct entry *entry)
+{
+    CHECK(!entry->work);
+    int err = load_start(store, entry, NULL);
+    if (err == STORE_PENDING)
+        CONTAINER_OF((struct work *)entry->work, struct load, work)->from = CONTAINER_OF(entry->place, struct shelf, place);
+    return err;
 }
 
 int get_go_on(struct store_get *get, struct entry *entry)

@@ -21,6 +21,7 @@ struct shelf *shelf_of(struct store *store, struct segment *segment)
     place_init(&shelf->place);
     shelf->store = store;
     shelf->segment = segment;
+    list_init(&shelf->writings);
     task_init(&shelf->step, store->loop, reclaim_step);
     list_push_back(&store->shelves, &shelf->link);
     segment_set_user(segment, shelf);
@@ -78,6 +79,12 @@ void bury(struct store *store, struct span key, uint64_t version)
     }
 }
 
+void bury_stray(struct store *store, const struct entry *entry)
+{
+    if (entry->flags & ENTRY_STRAY)
+        bury(store, entry_key(entry), entry->version);
+}
+
 /* ---- writes ---- */
 
 static void count_unwritten(struct store *store, int err)
@@ -106,14 +113,13 @@ static void count_unwritten(struct store *store, int err)
 }
 
 /* The object has a new disk replica. Without a shelf (the heap is out) it goes on in memory alone. */
-static int shelve(struct store *store, struct writing *writing)
+int persist_shelve(struct store *store, struct writing *writing)
 {
     struct shelf *shelf = shelf_of(store, writing->write.where.segment);
     if (!shelf)
         return -ENOMEM;
     writing->entry->flags &= (uint16_t) ~(ENTRY_UNWRITABLE | ENTRY_SHED);
     entry_set_place(store, writing->entry, shelf, writing->write.where.block, writing->write.where.blocks);
-    blob_sums_drop(writing->write.blob);
     return 0;
 }
 
@@ -131,37 +137,66 @@ static void not_written(struct writing *writing, int err)
     writing->entry->version = disk_next_version(store->disk);
 }
 
+static void entry_written(struct writing *writing, int err)
+{
+    struct store *store = writing->store;
+    if (err == 0)
+        err = persist_shelve(store, writing);
+    table_settle(store->table, writing->entry);
+    if (err)
+        not_written(writing, err);
+    else if (writing->write.attempts > 1)
+        in_doubt(store); /* of the first try */
+}
+
 static void writing_end(struct writing *writing, int err)
 {
     struct store *store = writing->store;
     struct entry *entry = writing->entry;
+    struct shelf *from = writing->from;
+    uint64_t bytes = blob_size(writing->write.blob);
     if (entry) {
         entry->work = NULL;
         entry->flags &= (uint16_t)~ENTRY_WRITING;
-        if (err == 0)
-            err = shelve(store, writing);
-        table_settle(store->table, entry);
-        if (err)
-            not_written(writing, err);
-        else if (writing->write.attempts > 1)
-            in_doubt(store); /* of the first try */
+        if (from)
+            rewrite_written(writing, err);
+        else
+            entry_written(writing, err);
     }
     if (err == 0 && writing->write.attempts > 0)
         store->figures.written_value_bytes += blob_size(writing->write.blob);
     list_remove(&writing->link);
+    list_remove(&writing->move_link);
     durable_written(store, writing, err);
     blob_unref(writing->write.blob);
+    if (from)
+        rewrite_ended(from, bytes);
+    else if (err == 0 && writing->write.attempts > 0)
+        rewrite_earn(store, writing->write.bytes);
     free(writing);
     syncs_check(store);
     evict_check(store);
     reclaim_objects_check(store);
     evictions_check(store);
     room_changed(store);
+    reclaim_check(store);
 }
 
+static void copy_synced(struct disk_sync *sync, int err)
+{
+    writing_end(CONTAINER_OF(sync, struct writing, sync), err);
+}
+
+/* A copy counts from when it is on stable storage: what it is a copy of may have been acknowledged as being there. */
 static void written(struct disk_write *write, int err)
 {
-    writing_end(CONTAINER_OF(write, struct writing, write), err);
+    struct writing *writing = CONTAINER_OF(write, struct writing, write);
+    if (err == 0 && writing->from && writing->entry) {
+        err = disk_sync_start(writing->store->disk, &writing->sync, &write->where, copy_synced);
+        if (err == 0)
+            return;
+    }
+    writing_end(writing, err);
 }
 
 static void cancelled(struct task *task)
@@ -169,8 +204,7 @@ static void cancelled(struct task *task)
     writing_end(CONTAINER_OF(task, struct writing, late), 0);
 }
 
-/* What came from disk, or has been there, has no sums of its chunks any more. It is written again only after a failure, or when its
- * segment went: so rarely that summing it here, in one go, does not matter. */
+/* What came from disk may have no sums of its chunks, if the heap was out. */
 static int sums_restore(struct blob *blob)
 {
     if (blob_sums(blob) || blob_chunks(blob) <= 1)
@@ -181,9 +215,9 @@ static int sums_restore(struct blob *blob)
     return err;
 }
 
-int persist_start(struct store *store, struct entry *entry)
+static int writing_start(struct store *store, struct entry *entry, struct shelf *from)
 {
-    CHECK(entry->blob && !entry->work && !entry->place);
+    CHECK(entry->blob && !entry->work);
     struct writing *writing = calloc(1, sizeof *writing + entry->key_len);
     int err = writing ? sums_restore(entry->blob) : -ENOMEM;
     if (err)
@@ -193,6 +227,7 @@ int persist_start(struct store *store, struct entry *entry)
     writing->store = store;
     writing->entry = entry;
     list_init(&writing->waiters);
+    list_init(&writing->move_link);
     task_init(&writing->late, store->loop, cancelled);
     writing->write = (struct disk_write){
         .key = span_of(writing->key, entry->key_len),
@@ -209,13 +244,31 @@ int persist_start(struct store *store, struct entry *entry)
     list_push_back(&store->writings, &writing->link);
     entry->work = &writing->work;
     entry->flags |= ENTRY_WRITING;
+    if (from) {
+        writing->from = from;
+        writing->from_block = entry->block;
+        list_push_back(&from->writings, &writing->move_link);
+    }
     table_settle(store->table, entry);
     return 0;
 
 fail:
     free(writing);
-    count_unwritten(store, err);
     return err;
+}
+
+int persist_start(struct store *store, struct entry *entry)
+{
+    CHECK(!entry->place);
+    int err = writing_start(store, entry, NULL);
+    if (err)
+        count_unwritten(store, err);
+    return err;
+}
+
+int persist_copy_start(struct store *store, struct entry *entry)
+{
+    return writing_start(store, entry, CONTAINER_OF(entry->place, struct shelf, place));
 }
 
 static struct writing *writing_of(const struct entry *entry)
@@ -321,9 +374,9 @@ static uint64_t unwritten(const struct store *store)
 {
     struct table_sums sums;
     table_sums(store->table, &sums);
-    if (store->config.persist == PERSIST_NONE || sums.objects <= sums.on_disk + sums.writing)
-        return 0;
-    return sums.objects - sums.on_disk - sums.writing;
+    uint64_t copied = store->reclaim.moving ? store->reclaim.moving->moves : 0; /* those are on disk and being written */
+    uint64_t stored = sums.on_disk + sums.writing - min_u64(sums.writing, copied);
+    return store->config.persist == PERSIST_NONE || sums.objects <= stored ? 0 : sums.objects - stored;
 }
 
 static bool start_hottest(struct store *store)

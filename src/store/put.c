@@ -40,6 +40,8 @@ int store_put_begin(struct store *store, struct store_put *put)
     }
     if (put->size > pool_size(store->pool))
         return KVD_ETOOLARGE;
+    if (!entry && !bound_admits(store))
+        return KVD_EBUSY;
     if (policy_waits(store, put->ack_disk) && policy_queue_full(store, put->size))
         return KVD_EBUSY;
     struct hashing *hashing = aligned_alloc(64, round_up(sizeof *hashing, 64));
@@ -206,11 +208,11 @@ static int publish(struct store_put *put)
  * first that it is dead (invariant I4). A write under way goes on: until the new value is shown, the old one is what there is. */
 static bool must_kill_first(struct store *store, const struct store_put *put, struct entry *entry)
 {
-    if (!store->recovered || disk_kill_pending(store->disk, put->key))
+    if (!store->recovered || store->overflowing > 0 || disk_kill_pending(store->disk, put->key))
         return true;
     if (store->doubt > 0 && put->replace)
         return true;
-    return entry && (entry->place || !persist_withdraw(store, entry));
+    return entry && (entry->place || entry->flags & ENTRY_STRAY || !persist_withdraw(store, entry));
 }
 
 /* Was the key put again while our entry of the log was on its way? That does not reach what may be on disk of the newer one. Entries of

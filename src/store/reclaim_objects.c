@@ -114,7 +114,7 @@ static void run(struct task *task)
     struct store *store = CONTAINER_OF(task, struct store, objects_task);
     if (store->closing || store->dying_objects > 0)
         return;
-    store->reclaiming = above(store, LOW_PERCENT) && step(store) > 0;
+    store->reclaiming = (above(store, LOW_PERCENT) || bound_is_near(store)) && step(store) > 0;
 }
 
 void reclaim_objects_setup(struct store *store)
@@ -133,7 +133,8 @@ bool reclaim_objects_full(struct store *store)
 
 void reclaim_objects_check(struct store *store)
 {
-    if (store->closing || !store->recovered || store->reclaiming || !above(store, HIGH_PERCENT))
+    bool segments = !disk_has_objects(store->disk);
+    if (segments || store->closing || !store->recovered || store->reclaiming || !(above(store, HIGH_PERCENT) || bound_is_near(store)))
         return;
     store->reclaiming = true;
     task_post(&store->objects_task);

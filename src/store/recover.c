@@ -66,9 +66,15 @@ static void found(void *arg, const struct disk_found *found)
     bool known = entry != NULL;
     if (known && segment_is_objects(found->where.segment) && entry->version == found->version)
         return; /* it was written, or looked for, meanwhile */
+    if (known && entry->version == found->version && entry->checksum == found->checksum) {
+        entry->flags |= ENTRY_STRAY; /* a copy that a reclaim had begun */
+        return;
+    }
     if (known)
         in_doubt(store); /* of two records the table can know one */
     if (known && entry->version >= found->version)
+        return;
+    if (!known && !bound_takes_found(store, found))
         return;
     if (known)
         entry_forget(store, entry);
@@ -103,8 +109,13 @@ static void gone(void *arg, struct segment *segment)
 {
     struct store *store = arg;
     struct shelf *shelf = segment_user(segment);
+    if (store->reclaim.hand == segment)
+        store->reclaim.hand = NULL;
     if (shelf) {
         shelf->segment = NULL;
+        bound_dead(store, shelf);
+        store->reclaim.leaving_bytes -= shelf->leaving_bytes;
+        shelf->leaving_bytes = 0;
         if (shelf->place.count == 0) { /* otherwise the tier is closing, and store_free() forgets the objects first */
             list_remove(&shelf->link);
             free(shelf);

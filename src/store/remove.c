@@ -70,7 +70,7 @@ static void log_removal(struct store_remove *remove, enum kill_kind kind, struct
 /* The object leaves every tier of this process. True when its bytes may be on disk. */
 static bool remove_entry(struct store *store, struct entry *entry)
 {
-    bool on_disk = entry->place != NULL;
+    bool on_disk = entry->place || entry->flags & ENTRY_STRAY;
     on_disk |= persist_detach(store, entry);
     if (on_disk)
         note_dead(store, entry_key(entry), entry->version);
@@ -83,7 +83,8 @@ static bool remove_entry(struct store *store, struct entry *entry)
  * there by a failure, or by an object that has had its end? */
 static bool may_rise(struct store *store, struct span key)
 {
-    return !store->recovered || store->doubt > 0 || store->ended_on_disk || store->config.probe || disk_kill_pending(store->disk, key);
+    return !store->recovered || store->overflowing > 0 || store->doubt > 0 || store->ended_on_disk || store->config.probe ||
+           disk_kill_pending(store->disk, key);
 }
 
 static void remove_init(struct store *store, struct store_remove *remove, store_remove_fn fn)

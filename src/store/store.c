@@ -101,6 +101,7 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     err = disk_new(&store->disk, loop, log, &config->disk, &store_disk_events, store);
     if (err)
         goto fail_tables;
+    reclaim_setup(store);
     timer_init(&store->lease_timer, loop, lease_tick);
     timer_start(&store->lease_timer, LEASE_TICK_MS);
     *out = store;
@@ -131,6 +132,7 @@ static void close_disk(struct store *store, bool abandon)
     timer_stop(&store->lease_timer);
     expire_stop(store);
     scrub_stop(store);
+    reclaim_stop(store);
     disk_close(store->disk, abandon, disk_closed, store);
 }
 
@@ -237,6 +239,9 @@ void store_info(const struct store *store, struct store_info *out)
         .inflight_bytes = store->inflight,
         .inflight_limit_bytes = store->inflight_limit,
         .queue_limit_bytes = store->queue_limit,
+        .reclaim_high_bytes = store->reclaim.high_bytes,
+        .reclaim_low_bytes = store->reclaim.low_bytes,
+        .rewrite_budget_bytes = store->reclaim.budget_bytes,
         .leases = leases_count(store->leases),
         .lease_holds = leases_holds(store->leases),
     };

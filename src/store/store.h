@@ -52,7 +52,10 @@ struct store_config {
     uint64_t read_timeout_ms; /* nobody waits longer for a read that has begun; 0: for ever */
     enum persist persist;
     enum when_behind when_behind;
-    bool probe; /* where each object is a file: look for those of other hosts, and whether they are still there */
+    bool probe;               /* where each object is a file: look for those of other hosts, and whether they are still there */
+    uint64_t disk_min_bytes;  /* what the disk tier keeps when the file system is too full */
+    uint64_t index_bytes;     /* what the replica table may take; 0: no bound */
+    uint64_t rewrite_percent; /* of what is written: how much may be written on before its segment is given up */
     struct disk_config disk;
 };
 
@@ -127,7 +130,7 @@ struct store_put {
 };
 
 /* Begin. STORE_OK: receive; STORE_PRESENT: the key is there and stays: skip the body, then call store_put_present();
- * KVD_EBUSY: the queue to disk is full: wait and call again; KVD_ETOOLARGE: can never fit; -ENOMEM. */
+ * KVD_EBUSY: the queue to disk is full, or the table: wait and call again; KVD_ETOOLARGE: can never fit; -ENOMEM. */
 int store_put_begin(struct store *store, struct store_put *put);
 /* Where the next bytes of the body go: *len >= 1 bytes at *base, at most what is missing. 0, KVD_EBUSY (wait, call again), -ENOMEM. */
 int store_put_room(struct store_put *put, void **base, size_t *len);
@@ -353,10 +356,15 @@ struct store_figures {
     uint64_t promoted;          /* came back to memory */
     uint64_t loads_shared;      /* gets that joined a read under way */
     uint64_t reclaimed_segments;
-    uint64_t found;                /* objects that recovery brought into the table */
-    uint64_t written_value_bytes;  /* of values, in writes that succeeded */
-    uint64_t reclaimed_objects;    /* files of their own that were given up */
-    uint64_t probes, probes_found; /* files looked at by key; that were another host's, or not known yet */
+    uint64_t found;                              /* objects that recovery brought into the table */
+    uint64_t written_value_bytes;                /* of values, in writes that succeeded */
+    uint64_t reclaimed_objects;                  /* files of their own that were given up */
+    uint64_t probes, probes_found;               /* files looked at by key; that were another host's, or not known yet */
+    uint64_t rewritten_objects, rewritten_bytes; /* written on before their segment was given up */
+    uint64_t rewrite_failures;                   /* that could not be read, written or synced */
+    uint64_t given_back_segments;                /* of reclaimed_segments: because the file system was too full */
+    uint64_t reclaims_left;                      /* segments that could not be emptied of what is held there */
+    uint64_t recovered_beyond_index;             /* found at start, and the table was at its bound */
     /* objects that are gone without having been removed, by reason */
     uint64_t dropped_evicted;   /* memory gave it up and it was on no disk: by the policy, or because its write failed */
     uint64_t dropped_untouched; /* the same, and nobody had touched it a second time (PERSIST_SECOND_TOUCH) */
@@ -364,6 +372,7 @@ struct store_figures {
     uint64_t dropped_reclaimed; /* its segment was given up and it was not in memory */
     uint64_t dropped_corrupt;   /* its bytes on disk were wrong */
     uint64_t dropped_short;     /* its file ended early */
+    uint64_t dropped_index;     /* in memory alone, and the table was at its bound */
     uint64_t dropped_elsewhere; /* its file was removed or replaced by another host */
     uint64_t dropped_versions;  /* put before the version ceiling was known */
     /* objects that stayed in memory only although the policy says disk, by reason */
@@ -372,6 +381,7 @@ struct store_figures {
     uint64_t read_errors;   /* gets answered with a miss because the device failed; the replica stays */
     uint64_t read_timeouts; /* of them, those whose read had not ended by its deadline */
     uint64_t waits, waits_expired;
+    uint64_t index_busy; /* puts that the table had no room for, each time that they were tried */
 };
 
 /* A step of background work, in CPU time. */
@@ -392,6 +402,7 @@ struct store_info {
     uint64_t queue_limit_bytes;
     uint64_t leases, lease_holds;
     struct store_scrubbed scrub;
+    uint64_t reclaim_high_bytes, reclaim_low_bytes, rewrite_budget_bytes;
 };
 void store_info(const struct store *store, struct store_info *out);
 

@@ -29,11 +29,24 @@ struct shelf {
     struct place place;
     struct store *store;
     struct segment *segment;
-    bool doomed; /* being given up: takes no leases */
+    bool doomed;    /* being given up: takes no leases */
+    bool killed;    /* and that is durable */
+    bool overflows; /* it has records that the table had no room for */
     struct disk_kill kill;
     struct task step;
-    struct list link; /* store->shelves */
-    uint64_t read_ms; /* when something there was last read; 0: not since start */
+    struct list link;       /* store->shelves */
+    uint64_t leaving_bytes; /* of it, in store->leaving_bytes */
+    /* Before it is given up: what is worth keeping there is written on (rewrite.c). */
+    bool moving;
+    bool hurried;            /* a write waits for the room: no more than what has begun */
+    uint32_t rounds;         /* through its objects */
+    uint64_t left;           /* objects to be looked at in this one */
+    uint32_t moves;          /* reads and writes under way, */
+    uint64_t moving_bytes;   /* and the values' bytes of them */
+    struct list writings;    /* of them */
+    uint64_t stalled_ms;     /* since when there has been no room to read into; 0: there was */
+    uint64_t rests_until_ms; /* it could not be emptied: left alone till then */
+    uint64_t read_ms;        /* when something there was last read; 0: not since start */
 };
 
 /* A write of an object to disk. Lives from persist_start() until the tier's answer. */
@@ -47,6 +60,13 @@ struct writing {
     int lost;         /* what the waiters are told if the object went though nobody wanted that */
     struct task late; /* ends a write that was cancelled */
     struct disk_write write;
+    /* A copy of what is on a segment that is to go, which the table follows when it is synced: NULL for any other write. */
+    struct shelf *from;
+    uint32_t from_block;
+    struct list move_link; /* from->writings */
+    bool passing;          /* it was read for this alone: it need not stay in memory */
+    uint16_t hits;         /* that it had then */
+    struct disk_sync sync;
     uint8_t key[];
 };
 
@@ -60,7 +80,8 @@ struct load {
     struct list link;    /* store->starved while it has no room; store->reading until its deadline */
     uint64_t since_ms;   /* it waits for room; it is being read */
     uint64_t counted;
-    bool late; /* its deadline has passed: who waited was answered, and its room is the kernel's until the tier's answer */
+    bool late;          /* its deadline has passed: who waited was answered, and its room is the kernel's until the tier's answer */
+    struct shelf *from; /* it is read to be written on; or NULL */
     struct disk_read read;
     uint8_t key[];
 };
@@ -85,6 +106,22 @@ struct scrub {
     uint64_t counted;
     struct disk_read read; /* of the record that is being looked at: its length is 0 and its key is empty when there is none */
     uint8_t key[KEY_MAX_BYTES];
+};
+
+/* Who goes next from the disk, and when. */
+struct reclaim {
+    uint64_t high_bytes, low_bytes; /* watermarks of the disk tier */
+    bool running;                   /* on the way from the high to the low one */
+    bool index_near;                /* likewise, the table towards its bound */
+    uint64_t leaving_bytes;         /* of segments that are given up and not gone yet */
+    struct shelf *moving;           /* the one that is being emptied */
+    struct segment *hand;           /* the last one that was looked at; NULL: none */
+    struct timer timer, retry;
+    uint64_t rests_until_ms; /* after a failure */
+    uint64_t low_until;      /* which check of a file system that is too full gives the next one back; 0: not chosen yet */
+    /* What may be rewritten now, in bytes: a share of what is written, or a little now and then where nothing is. */
+    uint64_t budget_bytes, budget_most;
+    bool earned; /* since the last tick */
 };
 
 struct store {
@@ -136,8 +173,10 @@ struct store {
     struct scrub scrub;
 
     struct list shelves;
-    unsigned giving_up; /* segments on their way out */
+    unsigned giving_up; /* segments on their way out, until their files may go */
     bool doom_failed;   /* the last one that was to go could not */
+    struct reclaim reclaim;
+    unsigned overflowing; /* segments with records that the table had no room for, and that are not dead yet */
     bool recovered;
     uint64_t doubt;     /* records up to this version may be on disk though the table knows nothing of them; 0: there are none */
     bool ended_on_disk; /* a record may be there whose object has had its end: a restart would show it were the wall clock set back */
@@ -258,6 +297,11 @@ int persist_start(struct store *store, struct entry *entry);
 bool persist_queue_has_room(const struct store *store);
 /* The object goes or is replaced: its write, if any, is for nothing. True when a record of it may be on disk all the same. */
 bool persist_detach(struct store *store, struct entry *entry);
+/* The object has a new disk replica: where the write says. 0 or -ENOMEM. */
+int persist_shelve(struct store *store, struct writing *writing);
+/* Queue a copy of an object that is in memory and on disk: the table follows it when it is synced, if nothing has changed. 0 or an error.
+ */
+int persist_copy_start(struct store *store, struct entry *entry);
 /* True when no write of the object is under way, a queued one taken back if it must; otherwise nothing has changed. */
 bool persist_withdraw(struct store *store, struct entry *entry);
 /* The object is about to go though nobody asked for it: who waits for its write is told `err`. */
@@ -270,6 +314,8 @@ bool died_since(const struct store *store, struct span key, uint64_t version);
 /* Have the remove log say that this version is dead, without anybody waiting. What stays in memory needs a new version: a record
  * of the old one would be dead on arrival. */
 void bury(struct store *store, struct span key, uint64_t version);
+/* The object is about to be dropped, and its key may be put anew: if there may be a record of it that the table does not know, bury it. */
+void bury_stray(struct store *store, const struct entry *entry);
 /* Something may be on disk that the table does not know of (a kill or a sync failed): from now on every remove and replace is logged. */
 void in_doubt(struct store *store);
 
@@ -309,11 +355,47 @@ void load_deadline(struct timer *timer);
 int durable_start(struct store *store, struct store_put *put, struct entry *entry, int outcome);
 void durable_written(struct store *store, struct writing *writing, int err);
 
+/* Read the object to write it on. STORE_PENDING, or KVD_EBUSY (no room now) or another error. */
+int load_move_start(struct store *store, struct entry *entry);
+
 /* reclaim.c */
+void reclaim_setup(struct store *store);
+void reclaim_stop(struct store *store);
+/* A write waits for room on disk. False: nothing can be given up. */
 bool reclaim_full(struct store *store);
+/* Give back ahead of need, if it is time. */
 void reclaim_check(struct store *store);
-void reclaim_step(struct task *task); /* of a shelf whose death is durable */
+void reclaim_step(struct task *task); /* of a shelf */
 void reclaim_if_empty(struct store *store, struct shelf *shelf);
+/* What was worth keeping there has been written on, or was not to be. */
+void reclaim_emptied(struct shelf *shelf);
+
+/* bound.c */
+/* Is the table so near its bound that segments are to go? */
+bool bound_is_near(struct store *store);
+bool bound_is_reached(const struct store *store);
+/* Has the table room for one more object? Makes some if it can. */
+bool bound_admits(struct store *store);
+/* Has it for one that was found there? If not, that is counted, and the segment is to go. */
+bool bound_takes_found(struct store *store, const struct disk_found *found);
+/* The segment is dead for good. */
+void bound_dead(struct store *store, struct shelf *shelf);
+
+/* rewrite.c */
+/* Write on what is worth keeping of this one; then reclaim_emptied(). */
+void rewrite_start(struct shelf *shelf);
+/* No more than what has begun: what only waits is taken back. */
+void rewrite_hurry(struct shelf *shelf);
+void rewrite_step(struct shelf *shelf);
+/* The object was read to be written on. True: its write has begun, and will end with rewrite_ended(). */
+bool rewrite_read(struct store *store, struct entry *entry, struct blob *blob);
+/* The copy is on stable storage, or not (err). The entry is still there. */
+void rewrite_written(struct writing *writing, int err);
+void rewrite_ended(struct shelf *from, uint64_t bytes);
+/* So much was written that was new. */
+void rewrite_earn(struct store *store, uint64_t bytes);
+/* A second has passed. */
+void rewrite_tick(struct store *store);
 
 /* reclaim_objects.c */
 void reclaim_objects_setup(struct store *store);

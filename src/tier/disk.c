@@ -67,6 +67,7 @@ static void pump(struct task *task)
             disk_heal_pump(disk);
         }
         segments_pump(disk);
+        segments_unlink_pump(disk);
     }
     syncs_pump(disk);
     if (disk->closing)
@@ -103,6 +104,7 @@ static void sizes_take(struct disk *disk, const struct disk_config *config)
 static void lists_init(struct disk *disk)
 {
     list_init(&disk->segments);
+    list_init(&disk->dead);
     list_init(&disk->stuck);
     list_init(&disk->queue);
     list_init(&disk->free_slots);
@@ -140,6 +142,8 @@ int disk_new(struct disk **out, struct loop *loop, const struct log *log, const 
     disk->state = config->dir ? DISK_OPENING : DISK_OFF;
     lists_init(disk);
     sizes_take(disk, config);
+    disk_space_init(disk, config);
+    segments_unlink_init(disk, config->unlink_delay_ms);
     int err = disk_health_init(disk, config);
     if (!err)
         err = names_take(disk, config);
@@ -200,6 +204,8 @@ const char *disk_trouble(const struct disk *disk)
 {
     if (disk->health.tripped)
         return disk->health.reason;
+    if (disk->space.low)
+        return disk->space.trouble;
     return disk->create_err ? error_text(disk->create_err) : "";
 }
 
@@ -208,11 +214,18 @@ const char *disk_off_reason(const struct disk *disk)
     return disk->off_reason;
 }
 
+uint64_t disk_used_bytes(const struct disk *disk)
+{
+    return disk->objects ? objects_used_bytes(disk->objects) : disk->used_bytes;
+}
+
 void disk_get_figures(const struct disk *disk, struct disk_figures *out)
 {
     *out = disk->figures;
     out->limit_bytes = disk->limit_bytes;
-    out->used_bytes = disk->objects ? objects_used_bytes(disk->objects) : disk->used_bytes;
+    out->free_bytes = disk->space.free_bytes;
+    out->free_least_bytes = disk->space.least_bytes;
+    out->used_bytes = disk_used_bytes(disk);
     out->drain_bytes_per_s = disk->drain_rate;
     out->kills_owed = disk->health.owed_count;
     out->log_bytes = disk->log_open ? disk->log_length : 0;
@@ -501,14 +514,19 @@ void disk_segment_gone(struct disk *disk, struct segment *segment)
         segment_free(segment);
 }
 
+void disk_ask_again(struct disk *disk)
+{
+    disk_post(disk);
+}
+
 void disk_segment_unlink(struct disk *disk, struct segment *segment)
 {
     CHECK(segment->state == SEGMENT_SEALED);
-    segment->state = SEGMENT_DEAD;
-    if (disk->files_closing)
-        return; /* the next start unlinks it: the log says that it is dead */
-    disk->unlinking++;
-    segment_unlink_maybe(segment);
+    if (disk->files_closing) {
+        segment->state = SEGMENT_DEAD; /* the next start unlinks it: the log says that it is dead */
+        return;
+    }
+    segment_die(segment, false);
 }
 
 /* ---- closing ---- */
@@ -537,6 +555,7 @@ static void close_end(struct disk *disk)
     task_cancel(&disk->pump);
     task_cancel(&disk->announce);
     disk_health_stop(disk);
+    disk_space_stop(disk);
     disk->closed_fn(disk->closed_arg);
 }
 
@@ -562,6 +581,7 @@ static bool requests_ended(struct disk *disk)
     disk_recovery_stop(disk);
     if (disk->open)
         segment_end(disk->open);
+    segments_unlink_leave(disk);
     return disk->sealing == 0 && disk->unlinking == 0 && disk->reads == 0 && list_empty(&disk->ripe);
 }
 
@@ -585,6 +605,7 @@ void disk_close(struct disk *disk, bool abandon, disk_closed_fn fn, void *arg)
     CHECK(!disk->closing);
     disk->closing = true;
     disk_health_stop(disk);
+    disk_space_stop(disk);
     disk->abandon = abandon;
     disk->closed_fn = fn;
     disk->closed_arg = arg;

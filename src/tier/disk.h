@@ -42,6 +42,8 @@ struct disk_config {
     uint64_t limit_bytes;      /* bytes used stay at or below it */
     uint64_t segment_bytes;    /* full size of a segment; a larger record gets a segment of its own, as large as it needs. 0: no segments,
                                   each object is a file */
+    uint64_t free_min_percent; /* of the file system: with less of it free nothing is written; 0: 10 on fuse.hf3fs, 2 elsewhere */
+    uint64_t unlink_delay_ms;  /* the file of a segment that is given up stays for so long */
     uint64_t read_split_bytes; /* reads are split into pieces of this size; a multiple of 256 KiB */
     uint64_t timeout_ms;       /* what takes longer has failed, as far as anybody waits for it; 0: 5 s */
     const char *require_fs;    /* type of file system that the directory must be on, as mountinfo has it; NULL or "": any */
@@ -95,6 +97,10 @@ enum disk_state disk_state(const struct disk *disk);
 /* "opening", "recovering", "on", "off", "tripped"; why it is off, or "". */
 const char *disk_state_name(const struct disk *disk);
 const char *disk_off_reason(const struct disk *disk);
+/* How often in a row the file system was found to have less room than is to be left free: it is asked every few seconds. 0: it has. */
+uint32_t disk_low_checks(const struct disk *disk);
+/* What the files take: see disk_figures. Cheap. */
+uint64_t disk_used_bytes(const struct disk *disk);
 /* Why it is tripped, or why new segments cannot be made at the moment, or "". */
 const char *disk_trouble(const struct disk *disk);
 
@@ -239,6 +245,8 @@ struct segment *disk_segment_next(const struct disk *disk, const struct segment 
 /* True while it is open for appending, a sync waits on it, or it is being given up: it cannot be given up now. */
 bool segment_busy(const struct segment *segment);
 
+/* What was said of `full` may have changed: ask again, if a write still waits. */
+void disk_ask_again(struct disk *disk);
 /* Give a sealed segment up: fn(0) when the remove log says durably that it is dead; the caller then forgets what it has there and calls
  * disk_segment_unlink(), after which the file goes once no read is under way (events.gone). Returns as disk_kill_start(). */
 int disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct segment *segment, disk_kill_fn fn);
@@ -285,7 +293,8 @@ const char *disk_file_of(struct disk *disk, const struct disk_where *where, stru
 /* ---- figures ---- */
 
 struct disk_figures {
-    uint64_t limit_bytes, used_bytes; /* sealed lengths, full size of open ones, unlinked but not freed */
+    uint64_t limit_bytes, used_bytes;      /* sealed lengths, full size of open ones, unlinked but not freed */
+    uint64_t free_bytes, free_least_bytes; /* of the file system, when it was last asked; 0: not yet */
     uint64_t segments, foreign_files, newer_segments, unreadable_segments;
     uint64_t damaged_segments; /* read in part: they may hold more than was found */
     uint64_t writes, written_bytes, write_errors, write_retries, index_writes;

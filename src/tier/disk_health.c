@@ -85,7 +85,7 @@ void disk_place_of(const struct disk *disk, struct disk_place *place)
     };
 }
 
-int disk_place_check(const struct disk_place *place, uint64_t *free_bytes)
+int disk_place_check(const struct disk_place *place, struct fs_dir_info *out)
 {
     struct fs_dir_info info;
     int err = fs_dir_info(place->loop, place->folder, &info);
@@ -93,15 +93,15 @@ int disk_place_check(const struct disk_place *place, uint64_t *free_bytes)
         return err == -ENOENT ? -ENODEV : err;
     if (info.device != place->device || (place->require_fs[0] != '\0' && strcmp(place->require_fs, info.type) != 0))
         return -ENODEV;
-    if (free_bytes)
-        *free_bytes = info.free_bytes;
+    if (out)
+        *out = info;
     return 0;
 }
 
-int disk_place_check_marker(const struct disk_place *place, uint64_t *free_bytes)
+int disk_place_check_marker(const struct disk_place *place, struct fs_dir_info *info)
 {
     struct node_state state;
-    int err = disk_place_check(place, free_bytes);
+    int err = disk_place_check(place, info);
     if (!err)
         err = node_file_load(place->loop, place->folder, place->node, place->cluster, &state);
     if (err == -ENOENT)

@@ -31,6 +31,7 @@ enum {
     SEGMENT_MIN_BYTES = 256 << 10,
     SPACE_KEPT_FREE = 1 << 20, /* of the file system: for the remove log, without which nothing can be given up */
     CREATE_RETRY_MS = 1000,
+    UNLINKS_AT_ONCE = 2, /* a large deletion is work for a distributed file system, and other jobs need threads */
     TIMEOUT_MS = 5000,
     TRIP_FAILURES = 5, /* in a row */
     PROBE_MS = 2000,   /* between probes; doubled up to the most when the tier trips again before anything has worked */
@@ -104,6 +105,16 @@ struct heal {
     bool due;
 };
 
+/* See disk_space.c. */
+struct space {
+    uint64_t percent;
+    uint64_t free_bytes, least_bytes; /* when it was last asked */
+    bool low;
+    uint32_t low_checks; /* in a row */
+    struct timer timer;
+    char trouble[160];
+};
+
 struct found_file {
     uint64_t sequence;
     uint64_t bytes;
@@ -125,6 +136,7 @@ struct disk {
     char off_reason[160];
     struct health health;
     struct heal heal;
+    struct space space;
     struct task pump;
     struct disk_figures figures;
     uint32_t jobs; /* under way */
@@ -155,6 +167,10 @@ struct disk {
     uint64_t next_sequence;
     uint32_t sealing;   /* segments ENDING or SEALING */
     uint32_t unlinking; /* DEAD or UNLINKING */
+    struct list dead;   /* segments that are to be unlinked, in the order of their death */
+    uint32_t unlinks;   /* jobs under way */
+    uint64_t unlink_delay_ms;
+    struct timer unlink_timer;
     uint32_t segment_kills;
     uint32_t reads;
 
@@ -233,10 +249,10 @@ struct disk_place {
 };
 void disk_place_of(const struct disk *disk, struct disk_place *place);
 /* The mount may have gone and left a bare folder: a new file there would fill the wrong disk. 0, -ENODEV: it is not the folder that was
- * opened, or -errno. *free_bytes, if it is not NULL: of the file system. Blocking, for jobs. */
-int disk_place_check(const struct disk_place *place, uint64_t *free_bytes);
+ * opened, or -errno. `out` may be NULL. Blocking, for jobs. */
+int disk_place_check(const struct disk_place *place, struct fs_dir_info *out);
 /* And our node file must be there. */
-int disk_place_check_marker(const struct disk_place *place, uint64_t *free_bytes);
+int disk_place_check_marker(const struct disk_place *place, struct fs_dir_info *info);
 
 /* 0 or -ENOMEM. */
 int disk_health_init(struct disk *disk, const struct disk_config *config);
@@ -252,6 +268,15 @@ void disk_owe(struct disk *disk, const struct disk_kill *kill);
 
 /* ---- disk_heal.c ---- */
 void disk_heal_pump(struct disk *disk);
+
+/* ---- disk_space.c ---- */
+void disk_space_init(struct disk *disk, const struct disk_config *config);
+void disk_space_start(struct disk *disk);
+void disk_space_stop(struct disk *disk);
+/* This is how much room there is now. */
+void disk_space_note(struct disk *disk, const struct fs_dir_info *info);
+/* Bytes of the file system that are to be left free, by percent (0: by its type). Any thread. */
+uint64_t disk_space_least(uint64_t percent, const struct fs_dir_info *info);
 
 /* ---- disk_write.c ---- */
 int disk_slots_init(struct disk *disk);

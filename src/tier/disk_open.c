@@ -450,6 +450,7 @@ static void opening_done(struct job *job)
         opening_take(disk, opening);
         disk->state = DISK_RECOVERING;
         disk_health_start(disk);
+        disk_space_start(disk);
         log_info(disk->log, "disk_opened",
                  "dir=\"%s\" segments=%zu logs=%zu used_bytes=%" PRIu64 " limit_bytes=%" PRIu64 " segment_bytes=%" PRIu64, disk->folder,
                  disk->found_count, disk->closed_logs.count, disk->used_bytes, disk->limit_bytes, disk->segment_bytes);
@@ -595,9 +596,7 @@ static void run_unlink(struct recover_run *run)
     struct segment *segment = run->segment;
     log_info(disk->log, "segment_dead", "file=%s what=\"given up before the restart: unlinked\"", segment->below);
     list_push_back(&disk->stuck, &segment->link);
-    segment->state = SEGMENT_DEAD;
-    disk->unlinking++;
-    segment_unlink_maybe(segment);
+    segment_die(segment, true);
     run_end(run);
     run_continue(run);
 }

@@ -268,18 +268,24 @@ struct creation {
     struct loop *loop;
     struct segment *segment; /* `work` may read what never changes */
     struct disk_place place;
+    uint64_t free_percent;
+    struct fs_dir_info info; /* total_bytes 0: not known */
     struct layout_head head;
     struct file file;
     int err;
 };
 
-static int creation_check_place(const struct creation *creation)
+/* Where nothing may be written any more, no segment of ours is given up to make room; but one of ours makes room for the next. */
+static int creation_check_place(struct creation *creation)
 {
-    uint64_t free_bytes;
-    int err = disk_place_check_marker(&creation->place, &free_bytes);
+    struct fs_dir_info *info = &creation->info;
+    int err = disk_place_check_marker(&creation->place, info);
     if (err)
         return err;
-    return free_bytes < creation->head.full_bytes + SPACE_KEPT_FREE ? -ENOSPC : 0;
+    uint64_t least = disk_space_least(creation->free_percent, info);
+    if (info->free_bytes < least)
+        return KVD_EFULL;
+    return info->free_bytes < creation->head.full_bytes + max_u64(least, SPACE_KEPT_FREE) ? -ENOSPC : 0;
 }
 
 static int creation_write_head(struct creation *creation)
@@ -346,6 +352,11 @@ static void creation_failed(struct disk *disk, struct segment *segment, int err)
     segment_free(segment);
     if (is_full(err))
         return;
+    if (err == KVD_EFULL) { /* disk_space.c says why */
+        disk->create_err = 0;
+        disk_writes_fail(disk, err);
+        return;
+    }
     disk->figures.write_errors++;
     trouble_say(disk);
     disk_writes_fail(disk, err);
@@ -375,6 +386,8 @@ static void creation_done(struct job *job)
     disk->creating = NULL;
     disk_job_ended(disk);
     disk_health_note(disk, err);
+    if (creation->info.total_bytes > 0)
+        disk_space_note(disk, &creation->info);
     if (!err) {
         memcpy(segment->head.id, creation->head.id, DISK_ID_BYTES);
         segment->file = creation->file;
@@ -408,6 +421,7 @@ static int segment_create(struct disk *disk, uint64_t full_bytes)
     creation->loop = disk->loop;
     creation->segment = segment;
     disk_place_of(disk, &creation->place);
+    creation->free_percent = disk->space.percent;
     segment->head.created_ms = loop_wall_ms(disk->loop);
     creation->head = segment->head;
     creation->head.node = span_text(disk->node);
@@ -432,7 +446,8 @@ static bool write_is_too_large(const struct disk *disk, const struct disk_write 
 /* Room that will come by itself: what is ending gets shorter, what is dead goes. */
 static bool room_is_coming(const struct disk *disk)
 {
-    return disk->sealing > 0 || disk->unlinking > 0 || (disk->closing && disk->segment_kills > 0);
+    bool late = disk->closing && disk->unlink_delay_ms > 0; /* nobody waits for those */
+    return disk->sealing > 0 || (disk->unlinking > 0 && !late) || (disk->closing && disk->segment_kills > 0);
 }
 
 /* Nothing fits. Ask above for a segment to give up. */
@@ -499,6 +514,8 @@ static bool slot_is_free(const struct disk *disk, const struct disk_write *write
 
 void disk_writes_pump(struct disk *disk)
 {
+    if (disk->space.low)
+        disk_writes_fail(disk, KVD_EFULL);
     while (!list_empty(&disk->queue)) {
         struct disk_write *write = CONTAINER_OF(list_first(&disk->queue), struct disk_write, link);
         int err = write_is_too_large(disk, write) ? KVD_ETOOLARGE : 0;

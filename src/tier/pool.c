@@ -433,12 +433,6 @@ int blob_sums_make(struct blob *blob)
     return blob->sums ? 0 : -ENOMEM;
 }
 
-void blob_sums_drop(struct blob *blob)
-{
-    free(blob->sums);
-    blob->sums = NULL;
-}
-
 uint64_t blob_range_sum(const struct blob *blob, uint64_t offset, uint64_t len)
 {
     size_t run;

@@ -69,11 +69,10 @@ uint64_t blob_range_sum(const struct blob *blob, uint64_t offset, uint64_t len);
 void blob_zero_tail(const struct blob *blob);
 
 /* XXH3-64 (seed 0) of each 256 KiB of the value; the caller sets them while filling. NULL when the value is at most one
- * chunk (its sum is the value's own checksum) or they were dropped. */
+ * chunk (its sum is the value's own checksum) or nobody made them. */
 uint64_t *blob_sums(const struct blob *blob);
 uint32_t blob_chunks(const struct blob *blob); /* 0 for an empty value */
 /* Make the array; 0 or -ENOMEM. A no-op for at most one chunk. */
 int blob_sums_make(struct blob *blob);
-void blob_sums_drop(struct blob *blob);
 
 #endif

@@ -29,6 +29,7 @@ struct segment *segment_new(struct disk *disk, uint64_t sequence, uint64_t full_
     segment->head.slots = layout_slots(full_bytes);
     segment->min_version = UINT64_MAX;
     list_init(&segment->link);
+    list_init(&segment->dead_link);
     return segment;
 }
 
@@ -563,7 +564,8 @@ static void unlink_work(struct job *job)
 {
     struct segment *segment = CONTAINER_OF(job, struct segment, job);
     struct disk *disk = segment->disk; /* only what never changes: loop, folder */
-    (void)fs_close(disk->loop, &segment->file);
+    if (segment->file.fd >= 0)         /* a mount that went and came back may not have had it */
+        (void)fs_close(disk->loop, &segment->file);
     int err = fs_unlink(disk->loop, segment->path);
     if (err == -ENOENT)
         err = 0;
@@ -578,6 +580,7 @@ static void unlink_done(struct job *job)
     struct disk *disk = segment->disk;
     disk_job_ended(disk);
     disk->unlinking--;
+    disk->unlinks--;
     if (segment->job_err)
         log_error(disk->log, "unlink_failed", "file=%s error=\"%s\"", segment->below, error_text(segment->job_err));
     else
@@ -586,10 +589,65 @@ static void unlink_done(struct job *job)
     disk_segment_gone(disk, segment);
 }
 
-void segment_unlink_maybe(struct segment *segment)
+void segment_die(struct segment *segment, bool at_once)
 {
-    if (segment->state != SEGMENT_DEAD || segment->reads > 0)
-        return;
-    segment->state = SEGMENT_UNLINKING;
-    disk_job_start(segment->disk, &segment->job, unlink_work, unlink_done);
+    struct disk *disk = segment->disk;
+    segment->state = SEGMENT_DEAD;
+    segment->unlink_at_ms = at_once ? 0 : loop_now_ms(disk->loop) + disk->unlink_delay_ms;
+    disk->unlinking++;
+    list_push_back(&disk->dead, &segment->dead_link);
+    disk_post(disk);
+}
+
+static void unlink_tick(struct timer *timer)
+{
+    disk_post(CONTAINER_OF(timer, struct disk, unlink_timer));
+}
+
+void segments_unlink_init(struct disk *disk, uint64_t delay_ms)
+{
+    disk->unlink_delay_ms = delay_ms;
+    timer_init(&disk->unlink_timer, disk->loop, unlink_tick);
+}
+
+/* Whether it is time for this one; if not, when to look again. */
+static bool unlink_is_due(struct segment *segment)
+{
+    struct disk *disk = segment->disk;
+    uint64_t now_ms = loop_now_ms(disk->loop);
+    if (now_ms >= segment->unlink_at_ms)
+        return true;
+    if (!disk->unlink_timer.active)
+        timer_start(&disk->unlink_timer, segment->unlink_at_ms - now_ms);
+    return false;
+}
+
+void segments_unlink_pump(struct disk *disk)
+{
+    struct list *next;
+    for (struct list *at = disk->dead.next; at != &disk->dead && disk->unlinks < UNLINKS_AT_ONCE; at = next) {
+        next = at->next;
+        struct segment *segment = CONTAINER_OF(at, struct segment, dead_link);
+        if (!unlink_is_due(segment))
+            return;
+        if (segment->reads > 0)
+            continue;
+        list_remove(at);
+        segment->state = SEGMENT_UNLINKING;
+        disk->unlinks++;
+        disk_job_start(disk, &segment->job, unlink_work, unlink_done);
+    }
+}
+
+void segments_unlink_leave(struct disk *disk)
+{
+    timer_stop(&disk->unlink_timer);
+    for (struct list *at = disk->dead.next, *next; at != &disk->dead; at = next) {
+        next = at->next;
+        struct segment *segment = CONTAINER_OF(at, struct segment, dead_link);
+        if (loop_now_ms(disk->loop) >= segment->unlink_at_ms)
+            continue;
+        list_remove(at);
+        disk->unlinking--;
+    }
 }

@@ -105,6 +105,8 @@ struct segment {
     bool reopened;           /* on a mount that has returned, and not looked at again yet */
     uint32_t records;        /* that it holds, once it is sealed */
     struct appender *appender;
+    struct list dead_link; /* disk->dead */
+    uint64_t unlink_at_ms;
     struct job job; /* of its unlinking */
     int job_err;
     void *user;
@@ -139,7 +141,13 @@ void segment_wait(struct segment *segment, struct disk_sync *sync, uint64_t upto
 /* Who waits for a sync of it is told `err`. */
 void segment_waiters_fail(struct segment *segment, int err);
 
-/* Start unlinking a DEAD segment once no read is under way. */
-void segment_unlink_maybe(struct segment *segment);
+/* It is given up: it goes once no read is under way and its delay is over (`at_once`: it was given up in an earlier life), a few at a
+ * time. Till then it counts as used. */
+void segment_die(struct segment *segment, bool at_once);
+void segments_unlink_init(struct disk *disk, uint64_t delay_ms);
+/* Unlink those that may go now. */
+void segments_unlink_pump(struct disk *disk);
+/* The end: those whose time has not come stay for the next start, which unlinks what the log says is dead. */
+void segments_unlink_leave(struct disk *disk);
 
 #endif

@@ -173,9 +173,11 @@ static void print_figures(const struct figures *sum)
     printf("lives %llu: power cuts %llu, kills %llu, orderly stops %llu, given up %llu; connections reset %llu, wall clock set %llu\n",
            (unsigned long long)sum->lives, (unsigned long long)sum->crashes_power, (unsigned long long)sum->crashes_kill,
            (unsigned long long)sum->stops, (unsigned long long)sum->exits, (unsigned long long)sum->resets, (unsigned long long)sum->jumps);
-    printf("evicted %llu, promoted %llu, segments reclaimed %llu, dropped %llu; events %llu, disk operations %llu\n",
-           (unsigned long long)sum->evicted, (unsigned long long)sum->promoted, (unsigned long long)sum->reclaimed,
-           (unsigned long long)sum->dropped, (unsigned long long)sum->events, (unsigned long long)sum->disk_ops);
+    printf(
+        "evicted %llu, promoted %llu, segments reclaimed %llu, objects written on %llu, dropped %llu; events %llu, disk operations %llu\n",
+        (unsigned long long)sum->evicted, (unsigned long long)sum->promoted, (unsigned long long)sum->reclaimed,
+        (unsigned long long)sum->rewritten, (unsigned long long)sum->dropped, (unsigned long long)sum->events,
+        (unsigned long long)sum->disk_ops);
     printf(
         "faults: short %llu, torn %llu, flipped %llu, gone under a read %llu, mounts gone %llu, out of memory %llu, slow %llu, hung %llu",
         (unsigned long long)sum->shorts, (unsigned long long)sum->torn, (unsigned long long)sum->flips, (unsigned long long)sum->going,

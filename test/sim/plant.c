@@ -65,7 +65,8 @@ bool planted(enum plant plant)
 static void sums(uint64_t *counted, uint64_t *early, uint64_t *bad)
 {
     const struct store_figures *figures = &sim->life->server.store->figures;
-    *counted = figures->dropped_evicted + figures->dropped_untouched + figures->dropped_shed + figures->dropped_reclaimed;
+    *counted =
+        figures->dropped_evicted + figures->dropped_untouched + figures->dropped_shed + figures->dropped_reclaimed + figures->dropped_index;
     *early = figures->dropped_versions;
     *bad = figures->dropped_corrupt + figures->dropped_short;
 }

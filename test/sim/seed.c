@@ -86,9 +86,27 @@ static void scenario_choose(struct scenario *scenario)
         scenario->largest = (unsigned)min_u64(scenario->largest, scenario->memory / 4);
         scenario->bulky = true;
     }
+    scenario->churning = chance_one_in(6);
+    if (scenario->churning) { /* segments come and go, and much of what they hold is in use */
+        scenario->memory = 4 * MIB;
+        scenario->segment = MIB;
+        scenario->disk = chance_between(4, 8) * MIB + chance_below(MIB);
+        scenario->bulky = true;
+        scenario->largest = 300000;
+        scenario->ops = 400 + (unsigned)chance_below(800);
+        scenario->lives = (unsigned)chance_below(4);
+        scenario->clients = (unsigned)chance_between(2, 5);
+        scenario->persist = "write-through";
+        scenario->keys = SIM_KEYS;
+        scenario->replace = (unsigned)chance_between(40, 100);
+    }
     if (sim->options->ops > 0)
         scenario->ops = sim->options->ops;
     weights_choose(scenario);
+    if (scenario->churning) {
+        scenario->weight_sum -= scenario->weights[ACT_REMOVE_ALL] + scenario->weights[ACT_REMOVE_PREFIX] + scenario->weights[ACT_CONFIG];
+        scenario->weights[ACT_REMOVE_ALL] = scenario->weights[ACT_REMOVE_PREFIX] = scenario->weights[ACT_CONFIG] = 0;
+    }
     if (scenario->bulky && chance_one_in(2)) {
         scenario->weight_sum += 100 - scenario->weights[ACT_LEASE];
         scenario->weights[ACT_LEASE] = 100;
@@ -145,6 +163,9 @@ static void configure(struct life *life)
     config->write_queue = chance_between(1, 4) * MIB;
     config->inflight = chance_between(1, 4) * MIB;
     config->read_split = 256 * KIB << chance_below(3);
+    config->rewrite_share = scenario->churning ? chance_between(20, 90) : 20;
+    config->unlink_delay = chance_one_in(8) ? chance_below(3000) : 0;
+    config->disk_min = chance_one_in(2) ? MIB : 0;
     config->io_depth = chance_one_in(4) ? chance_between(1, 4) : 64;
     config->disk_timeout = chance_one_in(2) ? 5000 : chance_between(20, 1000);
     snprintf(config->require_fs, sizeof config->require_fs, "%s", disk_type_required());
@@ -266,6 +287,7 @@ static void figures_take(const struct life *life)
     sim->figures.evicted += figures->evicted;
     sim->figures.promoted += figures->promoted;
     sim->figures.reclaimed += figures->reclaimed_segments;
+    sim->figures.rewritten += figures->rewritten_objects;
     sim->figures.dropped += sim->drops_counted + sim->drops_early + sim->drops_bad;
 }
 

@@ -59,7 +59,7 @@ struct figures {
     uint64_t seeds, events, ops, hits, misses, puts, acked_disk, removes;
     uint64_t lives, crashes_power, crashes_kill, stops, exits;
     uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, vanished, hung, slow, heap;
-    uint64_t leases, mortal, jumps, evicted, promoted, reclaimed, dropped, resets;
+    uint64_t leases, mortal, jumps, evicted, promoted, reclaimed, rewritten, dropped, resets;
 };
 
 /* What a client may do next. */
@@ -100,6 +100,7 @@ struct scenario {
     unsigned keys;    /* that single requests are about; batches are about all */
     unsigned largest; /* of values */
     bool bulky;       /* most are nearly that large, so that memory does not hold them all */
+    bool churning;    /* the disk is small for what is put */
     unsigned weights[ACTIONS];
     unsigned weight_sum;
     unsigned ack_disk, replace, mortal; /* percent of puts */

@@ -166,7 +166,7 @@ static bool is_settled(void *arg)
             return false;
     }
     return disk->jobs == 0 && disk->slots_used == 0 && list_empty(&disk->queue) && list_empty(&disk->kills) && !disk->frame_running &&
-           disk->sealing == 0 && disk->reads == 0 && !(disk->compact_due && disk->state == DISK_ON) &&
+           disk->sealing == 0 && disk->reads == 0 && !(disk->compact_due && disk_state(disk) == DISK_ON) &&
            (!disk->objects || objects_idle(disk->objects));
 }
 
@@ -302,6 +302,7 @@ void rig_open_start(struct rig *rig)
         .segment_bytes = rig->segment_bytes,
         .read_split_bytes = rig->read_split_bytes,
         .timeout_ms = rig->timeout_ms,
+        .unlink_delay_ms = rig->unlink_delay_ms,
     };
     CHECK(disk_new(&rig->disk, rig->loop, &rig->log, &config, &events, rig) == 0);
 }

@@ -34,7 +34,7 @@ struct rig {
     void *base;
     struct pool *pool;
     struct disk *disk;
-    uint64_t limit_bytes, segment_bytes, read_split_bytes, timeout_ms;
+    uint64_t limit_bytes, segment_bytes, read_split_bytes, unlink_delay_ms, timeout_ms;
     bool forbid_ring;
     const char *node;  /* NULL: "node1" */
     bool give_up;      /* on `full`: give up the oldest sealed segment */

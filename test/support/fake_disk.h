@@ -71,6 +71,9 @@ struct disk {
     struct list queue, running, kills, syncs, reads;
     uint64_t queued_bytes, drain_rate;
     unsigned kills_started, writes_started, late_reads;
+    uint64_t used_bytes; /* the test's */
+    unsigned asked_again;
+    uint32_t low_checks; /* likewise */
 };
 
 /* The one that was made last. */
@@ -601,6 +604,16 @@ const char *disk_trouble(const struct disk *disk)
     return "";
 }
 
+uint32_t disk_low_checks(const struct disk *disk)
+{
+    return disk->low_checks;
+}
+
+uint64_t disk_used_bytes(const struct disk *disk)
+{
+    return disk->used_bytes;
+}
+
 uint64_t disk_next_version(struct disk *disk)
 {
     return ++disk->version;
@@ -802,6 +815,11 @@ int disk_segment_kill_start(struct disk *disk, struct disk_kill *kill, struct se
     return err;
 }
 
+void disk_ask_again(struct disk *disk)
+{
+    disk->asked_again++;
+}
+
 void disk_segment_unlink(struct disk *disk, struct segment *segment)
 {
     (void)disk;
@@ -851,7 +869,8 @@ const char *disk_file_of(struct disk *disk, const struct disk_where *where, stru
 
 void disk_get_figures(const struct disk *disk, struct disk_figures *out)
 {
-    *out = (struct disk_figures){.queued_bytes = disk->queued_bytes, .segments = fake_count(&disk->segments)};
+    *out =
+        (struct disk_figures){.used_bytes = disk->used_bytes, .queued_bytes = disk->queued_bytes, .segments = fake_count(&disk->segments)};
 }
 
 #endif

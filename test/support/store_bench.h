@@ -169,7 +169,7 @@ static inline void expect_figures_add_up(void)
     const struct store_figures *f = &now.figures;
     cr_assert_eq(f->puts + f->found, now.table.objects + f->removed + f->puts_replaced + f->dropped_evicted + f->dropped_untouched +
                                          f->dropped_shed + f->dropped_reclaimed + f->dropped_corrupt + f->dropped_short +
-                                         f->dropped_versions + f->expired);
+                                         f->dropped_versions + f->dropped_index + f->expired);
 }
 
 /* ---- values: a number makes the bytes ---- */
