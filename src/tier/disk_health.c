@@ -131,7 +131,8 @@ static bool is_an_answer(int err)
 static void trip(struct disk *disk, int err)
 {
     struct health *health = &disk->health;
-    health->pause_ms = health->answered ? PROBE_MS : min_u64(2 * health->pause_ms, PROBE_MOST_MS);
+    uint64_t least_ms = min_u64(PROBE_MS, health->timeout_ms);
+    health->pause_ms = health->answered ? least_ms : min_u64(2 * health->pause_ms, PROBE_MOST_MS);
     health->answered = false;
     health->tripped = health->fail_due = true;
     health->since_ms = loop_now_ms(disk->loop);
@@ -199,12 +200,14 @@ struct probe {
     uint64_t device;
     struct node_state ours, tried; /* what the node file says if nobody else has written it */
     bool quiet;                    /* nothing is under way on the files that are open */
+    bool last_try;                 /* what cannot be opened now is done without */
     struct reopened *files;
     size_t count;
     /* what came of it */
     int err;
     char reason[160];
     bool moved; /* it is another mount than before */
+    bool reopen_failed;
     uint64_t new_device;
     struct file lock;
     struct node_state state;
@@ -298,37 +301,44 @@ static int probe_lock(struct probe *probe)
     return err ? probe_fail(probe, err, "the lock file") : 0;
 }
 
-/* One that is not there, or is another, stays closed: its objects are misses. */
-static void probe_open_segment(struct probe *probe, struct reopened *file, uint8_t *block)
+/* 0, or why it cannot be read: KVD_ECORRUPT when it is another. */
+static int probe_open_segment(struct probe *probe, struct reopened *file, const char *path, uint8_t *block)
 {
-    char *path;
     struct layout_head head;
-    if (asprintf(&path, "%s/%016" PRIx64 ".seg", probe->folder, file->sequence) < 0)
-        return;
     int err = fs_open(probe->loop, &file->file, path, FS_DIRECT);
-    if (!err) {
-        int64_t got = fs_read(probe->loop, &file->file, block, BLOCK_BYTES, 0);
-        err = got < 0 ? (int)got : got < BLOCK_BYTES ? KVD_ESHORT : layout_head_parse(block, &head);
-    }
+    if (err)
+        return err;
+    int64_t got = fs_read(probe->loop, &file->file, block, BLOCK_BYTES, 0);
+    err = got < 0 ? (int)got : got < BLOCK_BYTES ? KVD_ESHORT : layout_head_parse(block, &head);
     if (!err && memcmp(head.id, file->id, DISK_ID_BYTES) != 0)
         err = KVD_ECORRUPT;
-    if (err) {
-        log_warn(probe->log, "segment_unreadable", "file=\"%s\" error=\"%s\" what=\"its objects are misses\"", path, error_text(err));
-        if (file->file.fd >= 0)
-            (void)fs_close(probe->loop, &file->file);
-    }
-    free(path);
+    if (err)
+        (void)fs_close(probe->loop, &file->file);
+    return err;
 }
 
+/* One that is not there, or is another, stays closed: its objects are misses. So does, in the end, one that cannot be read. */
 static int probe_open_segments(struct probe *probe)
 {
     uint8_t *block = aligned_alloc(BLOCK_BYTES, BLOCK_BYTES);
-    if (!block)
-        return probe_fail(probe, -ENOMEM, "probing");
-    for (size_t i = 0; i < probe->count; i++)
-        probe_open_segment(probe, &probe->files[i], block);
+    int err = block ? 0 : -ENOMEM;
+    for (size_t i = 0; i < probe->count && !err; i++) {
+        struct reopened *file = &probe->files[i];
+        char *path;
+        if (asprintf(&path, "%s/%016" PRIx64 ".seg", probe->folder, file->sequence) < 0) {
+            err = -ENOMEM;
+            break;
+        }
+        err = probe_open_segment(probe, file, path, block);
+        if (err)
+            log_warn(probe->log, "segment_unreadable", "file=\"%s\" error=\"%s\"", path, error_text(err));
+        if (err <= KVD_EPROTO || err == -ENOENT || probe->last_try)
+            err = 0;
+        free(path);
+    }
     free(block);
-    return 0;
+    probe->reopen_failed = err != 0;
+    return err ? probe_fail(probe, err, "opening the segments again") : 0;
 }
 
 static void files_close(struct probe *probe)
@@ -410,7 +420,7 @@ static void come_back(struct disk *disk, const struct probe *probe)
 {
     struct health *health = &disk->health;
     health->tripped = false;
-    health->failures = 0;
+    health->failures = health->reopens_failed = 0;
     health->reason[0] = '\0';
     disk->generation = probe->state.generation;
     disk->ceiling = probe->state.ceiling;
@@ -424,6 +434,7 @@ static void probe_done(struct job *job)
     struct probe *probe = CONTAINER_OF(job, struct probe, job);
     struct disk *disk = probe->disk;
     disk_job_ended(disk);
+    disk->health.reopens_failed += probe->reopen_failed;
     if (!probe->err)
         come_back(disk, probe);
     else
@@ -466,6 +477,7 @@ static void probe_start(struct disk *disk)
         .ours = {disk->generation, disk->ceiling},
         .tried = disk->raise_tried,
         .quiet = is_quiet(disk),
+        .last_try = disk->health.reopens_failed >= REOPENS_MOST,
         .files = files,
         .lock.fd = -1,
     };
@@ -528,7 +540,6 @@ int disk_health_init(struct disk *disk, const struct disk_config *config)
 {
     struct health *health = &disk->health;
     health->timeout_ms = config->timeout_ms ? config->timeout_ms : TIMEOUT_MS;
-    health->pause_ms = PROBE_MS;
     health->answered = true;
     list_init(&health->owed);
     timer_init(&health->timer, disk->loop, tick);

@@ -34,8 +34,10 @@ enum {
     UNLINKS_AT_ONCE = 2, /* a large deletion is work for a distributed file system, and other jobs need threads */
     TIMEOUT_MS = 5000,
     TRIP_FAILURES = 5, /* in a row */
-    PROBE_MS = 2000,   /* between probes; doubled up to the most when the tier trips again before anything has worked */
+    PROBE_MS = 2000,   /* between probes, or as long as anything may take, if that is less; doubled up to the most when the tier trips again
+                          before anything has worked */
     PROBE_MOST_MS = 16000,
+    REOPENS_MOST = 3, /* probes that fail for segments that cannot be opened; then the tier comes back without them */
     WATCHES_A_TIMEOUT = 4,
     WATCH_LEAST_MS = 20,
     OWED_MOST = 1 << 16,
@@ -87,6 +89,7 @@ struct health {
     bool fail_due; /* those who wait are to be told */
     bool answered; /* something has worked since the tier opened or came back */
     uint32_t failures;
+    uint32_t reopens_failed;
     uint64_t timeout_ms, pause_ms;
     uint64_t since_ms; /* tripped */
     uint64_t jobs_moved_ms;

@@ -919,3 +919,40 @@ Test(disk_health, kills_do_not_wait_for_a_log_that_hangs, .timeout = 60)
     events = NULL;
     rig_fini(&rig);
 }
+
+/* One round: it trips, the k-th operation from there on fails, it comes back all the same. True when something failed. */
+static bool come_back_once(unsigned k, enum fault_mode mode, uint64_t shift)
+{
+    struct rig rig;
+    rig_with_three(&rig, 20);
+    fault_arm(1, FAULT_DEAD);
+    for (unsigned i = 0; i < 5; i++)
+        cr_assert_eq(rig_get(&rig, "0"), -EIO);
+    struct kept_kill kept;
+    cr_assert_eq(kept_start(&rig, &kept, "1"), KVD_EOFF);
+    fault_arm(k, mode);
+    device_shift = shift;
+    rig_until(&rig, is_on, &rig);
+    rig_until(&rig, nothing_is_owed, &rig);
+    bool fired = atomic_load(&fault_fired);
+    fault_arm(0, 0);
+    rig_until(&rig, is_on, &rig); /* what failed may have been the fifth */
+    cr_assert_eq(rig_get(&rig, "0"), 0);
+    cr_assert_eq(rig_get(&rig, "2"), 0);
+    cr_assert_eq(rig_put(&rig, "3", 10000), 0);
+    cr_assert_eq(rig_seal(&rig), 0);
+    rig_settle(&rig);
+    device_shift = 0;
+    unsigned found = found_after(&rig, 4);
+    cr_assert_eq(found, 1u | 1u << 2 | 1u << 3, "k %u mode %u shift %u: %x", k, (unsigned)mode, (unsigned)shift, found);
+    rig_fini(&rig);
+    return fired;
+}
+
+Test(disk_health, the_kth_operation_fails_as_it_comes_back, .timeout = 280)
+{
+    for (enum fault_mode mode = FAULT_NOT_DONE; mode <= FAULT_DONE; mode++)
+        for (uint64_t shift = 0; shift < 2; shift++)
+            for (unsigned k = 1; come_back_once(k, mode, shift); k++)
+                cr_assert_lt(k, 200);
+}

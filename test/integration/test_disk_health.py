@@ -222,12 +222,12 @@ def test_it_trips_less_often_when_it_does_not_hold(fs, start_on):
     """Probes work and reads do not: the pauses get longer, and no read waits for them."""
     kvd, wire, keys = on_disk_alone(start_on)
     fs.add("op=read name=*.seg err=EIO")
-    end = time.monotonic() + 9
+    end = time.monotonic() + 5
     while time.monotonic() < end:
         for key in keys:
             wire.misses(key)
         time.sleep(0.05)
-    assert 2 <= wire.info("disk")["disk"]["trips_total"] <= 3
+    assert 3 <= wire.info("disk")["disk"]["trips_total"] <= 5  # after 0.3, 0.6, 1.2, 2.4 s
 
 
 # ---- a mount that goes and returns ----
