@@ -722,3 +722,51 @@ Test(store, it_closes_while_the_disk_is_opening)
     cr_assert_eq(info().table.objects, 1);
     bench_close();
 }
+
+/* ---- a read that takes too long ---- */
+
+static void expect_late(const struct get *get)
+{
+    cr_assert(get->ended == 1 && get->outcome == STORE_MISS);
+    cr_assert_str_eq(get->get.reason, "timeout");
+}
+
+/* Two values hang, and all room for what is under way is the kernel's. */
+Test(store, nobody_waits_for_a_read_beyond_its_deadline)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = 2 * MIB;
+    config.read_timeout_ms = 50;
+    bench_begin_on(&config);
+    put_on_disk("a", 1, MIB);
+    put_on_disk("b", 2, MIB);
+    struct get first, second, other, again;
+    cr_assert_eq(get_go(&first, "a"), STORE_PENDING);
+    pass_ms(20);
+    cr_assert_eq(get_go(&second, "a"), STORE_PENDING);
+    cr_assert_eq(get_go(&other, "b"), STORE_PENDING);
+    pass_ms(40);
+    expect_late(&first);
+    expect_late(&second);
+    cr_assert_eq(other.ended, 0, "it has a deadline of its own");
+    cr_assert_eq(get_go(&again, "a"), STORE_MISS);
+    cr_assert_str_eq(again.get.reason, "timeout");
+    pass_ms(40);
+    expect_late(&other);
+    cr_assert_eq(fake_count(&bench.disk->reads), 2, "none is read twice");
+    cr_assert_eq(bench.disk->late_reads, 2);
+    cr_assert_eq(info().inflight_bytes, 2 * MIB, "the buffers are the kernel's");
+    cr_assert_eq(info().figures.read_timeouts, 4);
+    put_ok("c", 3, MIB);
+    expect_value("c", 3, MIB);
+    struct removing removing;
+    cr_assert_eq(remove_go(&removing, "b"), STORE_PENDING);
+    fake_kill_all(bench.disk);
+    fake_read_all(bench.disk);
+    settle();
+    cr_assert_eq(info().inflight_bytes, 0);
+    cr_assert_eq(where_is("a"), IN_MEMORY | ON_DISK, "what came late is kept");
+    cr_assert_eq(where_is("b"), 0, "but not what was removed meanwhile");
+    expect_value("a", 1, MIB);
+    bench_end();
+}
