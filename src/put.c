@@ -106,6 +106,7 @@ static void wait_for_room(struct session *session)
     if (session->wait_until_ms == 0)
         session->wait_until_ms = now + ROOM_WAIT_MS;
     session->waiting = true;
+    session->wait.bytes = of(session->put)->put.size;
     store_wait_start(session->server->store, &session->wait, session->wait_until_ms > now ? session->wait_until_ms - now : 0, waited);
 }
 

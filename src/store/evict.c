@@ -205,15 +205,26 @@ void store_wait_start(struct store *store, struct store_wait *wait, uint64_t for
     CHECK(list_empty(&wait->link));
     wait->until_ms = now_ms(store) + for_ms;
     wait->fn = fn;
+    wait->store = store;
+    store->wait_bytes += wait->bytes;
     list_push_back(&store->waits, &wait->link);
     store->figures.waits++;
     if (!store->wait_timer.active)
         timer_start(&store->wait_timer, WAIT_TICK_MS);
 }
 
+static struct store_wait *wait_leave(struct list *link)
+{
+    struct store_wait *wait = CONTAINER_OF(link, struct store_wait, link);
+    list_remove(link);
+    wait->store->wait_bytes -= wait->bytes;
+    return wait;
+}
+
 void store_wait_stop(struct store_wait *wait)
 {
-    list_remove(&wait->link);
+    if (!list_empty(&wait->link))
+        wait_leave(&wait->link);
 }
 
 static void wait_tick(struct timer *timer)
@@ -230,8 +241,8 @@ static void wait_tick(struct timer *timer)
     }
     load_expire_starved(store);
     probe_expire(store);
-    for (struct list *at; (at = list_pop_front(&due)) != NULL;) {
-        struct store_wait *wait = CONTAINER_OF(at, struct store_wait, link);
+    for (struct list *at; (at = list_first(&due)) != NULL;) {
+        struct store_wait *wait = wait_leave(at);
         store->figures.waits_expired++;
         wait->fn(wait, KVD_EBUSY);
     }
@@ -247,8 +258,8 @@ static void room_run(struct task *task)
     struct list now;
     list_init(&now);
     list_move_all(&now, &store->waits);
-    for (struct list *at; (at = list_pop_front(&now)) != NULL;) {
-        struct store_wait *wait = CONTAINER_OF(at, struct store_wait, link);
+    for (struct list *at; (at = list_first(&now)) != NULL;) {
+        struct store_wait *wait = wait_leave(at);
         wait->fn(wait, 0);
     }
 }

@@ -199,13 +199,15 @@ void store_unref(struct store *store, struct blob *blob)
     room_changed(store);
 }
 
-/* Bytes that must drain before so many more fit: out of the queue, or out of memory, which waits for the queue. */
+/* Bytes that must drain before so many more fit behind those that wait: out of the queue, or out of memory, which waits for the queue. */
 static uint64_t bytes_behind(const struct store *store, uint64_t bytes)
 {
     uint64_t queued = disk_queued_bytes(store->disk);
-    if (queued + bytes > store->queue_limit)
-        return min_u64(queued, queued + bytes - store->queue_limit);
-    return pool_used(store->pool) + bytes > pool_size(store->pool) ? min_u64(queued, bytes) : 0;
+    uint64_t more = store->wait_bytes + bytes;
+    if (queued + more > store->queue_limit && queued > 0)
+        return min_u64(queued + store->wait_bytes, queued + more - store->queue_limit);
+    uint64_t used = pool_used(store->pool);
+    return queued > 0 && used + more > pool_size(store->pool) ? used + more - pool_size(store->pool) : 0;
 }
 
 uint64_t store_retry_after_ms(struct store *store, uint64_t bytes)

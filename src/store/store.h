@@ -87,6 +87,9 @@ struct store_wait;
 /* err: 0 try again; KVD_EBUSY: the time is over. */
 typedef void (*store_wait_fn)(struct store_wait *wait, int err);
 struct store_wait {
+    uint64_t bytes; /* the caller's: of the value that waits */
+    /* the store's */
+    struct store *store;
     struct list link;
     uint64_t until_ms;
     store_wait_fn fn;

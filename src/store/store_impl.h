@@ -147,6 +147,7 @@ struct store {
     uint64_t pinning; /* bytes of pinned puts that wait for their kill: they count as held */
 
     struct list waits;   /* struct store_wait */
+    uint64_t wait_bytes; /* that they wait for */
     struct list starved; /* struct load */
     struct list reading; /* struct load: the deadlines that come, in order */
     struct timer read_timer;

@@ -193,7 +193,8 @@ struct disk {
     bool trouble_said;         /* in the log, until segments can be made again */
     uint64_t freed_in_trouble; /* bytes of segments that went since one could be made: others may fill the file system, and not all is given
                                   up */
-    uint64_t drain_since_us, drain_bytes, drain_rate;
+    uint64_t drain_since_us, drain_bytes, drain_rate; /* a window of what was written: its begin */
+    uint64_t drain_last_us, drain_stream_us;          /* the last record's end; that of the first of those close behind each other */
 
     /* syncs that are ready to be called back */
     struct list ripe;

@@ -57,19 +57,31 @@ static void slot_give_back(struct write_slot *slot)
 
 /* ---- figures ---- */
 
+static void drain_measure(struct disk *disk)
+{
+    uint64_t rate = disk->drain_bytes * 1000000 / (disk->drain_last_us - disk->drain_since_us + 1);
+    disk->drain_rate = disk->drain_rate ? (disk->drain_rate * 3 + rate) / 4 : rate;
+    disk->drain_since_us = disk->drain_last_us;
+    disk->drain_bytes = 0;
+}
+
+/* Records that were written together end together: a window of 100 ms ends behind the last of them, not with the first, or in the midst of
+ * a stream that has no end. What ends in no time at all says nothing. */
 static void drain_note(struct disk *disk, uint64_t bytes)
 {
-    const uint64_t window_us = 100 * 1000;
+    const uint64_t window_us = 100 * 1000, together_us = 2000, least_us = 1000;
     uint64_t now_us = loop_now_us(disk->loop);
+    bool apart = now_us - disk->drain_last_us > together_us;
+    if (disk->drain_last_us - (apart ? disk->drain_since_us : disk->drain_stream_us) >= window_us) {
+        drain_measure(disk);
+        disk->drain_stream_us = now_us;
+    }
+    if (apart)
+        disk->drain_stream_us = now_us;
     disk->drain_bytes += bytes;
-    uint64_t passed_us = now_us - disk->drain_since_us;
-    bool last = disk->figures.queued_records <= 1 && disk->drain_bytes >= MIB;
-    if (passed_us < window_us && !last)
-        return;
-    uint64_t rate = disk->drain_bytes * 1000000 / (passed_us + 1);
-    disk->drain_rate = disk->drain_rate ? (disk->drain_rate * 3 + rate) / 4 : rate;
-    disk->drain_since_us = now_us;
-    disk->drain_bytes = 0;
+    disk->drain_last_us = now_us;
+    if (disk->figures.queued_records <= 1 && disk->drain_bytes >= MIB && now_us - disk->drain_since_us >= least_us)
+        drain_measure(disk);
 }
 
 /* Idle time says nothing of how fast the disk is. */
@@ -78,6 +90,8 @@ static void drain_begin(struct disk *disk)
     if (disk->figures.queued_records > 0)
         return;
     disk->drain_since_us = loop_now_us(disk->loop);
+    disk->drain_last_us = disk->drain_since_us;
+    disk->drain_stream_us = disk->drain_since_us;
     disk->drain_bytes = 0;
 }
 

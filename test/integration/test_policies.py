@@ -249,6 +249,7 @@ def test_wait_loses_nothing_and_says_when_to_come_back(slow, persist):
     assert present(wire, keys) == set(keys) and sum(wire.dropped().values()) == 0
     adds_up(wire)
     assert busy, "the disk was not behind"
+    assert 0 < wire.info("disk")["disk"]["drain_bytes_per_s"] < 100 * MIB, "4 MiB in 300 ms, at best"
     tries = [sum(1 for key, _ in busy if key == one) for one in {key for key, _ in busy}]
     assert sum(tries) / len(tries) < 4, f"told to come back too early: {sorted(tries)}"
 

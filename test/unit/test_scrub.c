@@ -160,7 +160,7 @@ Test(scrub, who_waits_for_room_comes_first)
     bench_begin_usual();
     put_on_disk("a", 1, SMALL);
     put_on_disk("b", 2, SMALL);
-    struct store_wait wait;
+    struct store_wait wait = {0};
     store_wait_init(&wait);
     struct scrubbing scrubbing;
     scrub_go(&scrubbing);

@@ -359,6 +359,7 @@ static void wait_go(struct waiter *waiter, uint64_t ms)
 {
     waiter->ended = 0;
     store_wait_init(&waiter->wait);
+    waiter->wait.bytes = 0;
     store_wait_start(bench.store, &waiter->wait, ms, waited);
 }
 
