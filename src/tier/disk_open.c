@@ -379,12 +379,12 @@ static void opening_work(struct job *job)
         err = node_read(opening);
     if (!err)
         err = logs_read(opening);
+    if (!err)
+        err = way_mark(opening);
     if (!err) {
         temps_remove(opening);
         err = folder_begin(opening);
     }
-    if (!err)
-        err = way_mark(opening);
     if (err && opening->locked)
         (void)fs_close(opening->loop, &opening->lock);
 }

@@ -115,7 +115,8 @@ struct objects {
     struct batch batches[BATCHES];
     struct list free_batches;
     unsigned batches_running;
-    uint64_t ops; /* queued or in a batch */
+    uint64_t moved_ms; /* when one ended last */
+    uint64_t ops;      /* queued or in a batch */
     uint64_t writes;
     uint64_t writing_bytes; /* of them */
     uint64_t live_bytes;    /* of this node's files that the owner knows */
@@ -225,6 +226,13 @@ static char *path_below(const char *objects_folder, const char *hex, const char 
     return asprintf(&path, "%s/%.2s/%s", objects_folder, hex, name) < 0 ? NULL : path;
 }
 
+/* "<objects>/<2 hex>", likewise. */
+static char *folder_below(const char *objects_folder, const char *hex)
+{
+    char *path;
+    return asprintf(&path, "%s/%.2s", objects_folder, hex) < 0 ? NULL : path;
+}
+
 /* ---- in jobs: one write ---- */
 
 /* Whose is the name? 0 when it is free, or its file is this key's or nobody's. */
@@ -296,7 +304,7 @@ static void write_work(struct batch *batch, struct op *op)
 {
     char temp_name[OBJECT_TEMP_CHARS + 1];
     object_temp_name(&op->name, batch->node, temp_name);
-    char *folder = path_below(batch->folder, op->name.hex, "");
+    char *folder = folder_below(batch->folder, op->name.hex);
     char *temp = path_below(batch->folder, op->name.hex, temp_name);
     char *path = path_below(batch->folder, op->name.hex, op->name.hex);
     int err = folder && temp && path ? disk_place_check(&batch->place, NULL) : -ENOMEM;
@@ -391,7 +399,7 @@ static bool name_seen(void *arg, const char *text, bool regular, uint64_t size)
 static int names_list(struct batch *batch, struct op *op)
 {
     struct listing listing = {.batch = batch, .op = op};
-    char *folder = path_below(batch->folder, batch->hex, "");
+    char *folder = folder_below(batch->folder, batch->hex);
     if (!folder)
         return -ENOMEM;
     int err = fs_list(batch->loop, folder, name_seen, &listing);
@@ -483,7 +491,7 @@ static void batch_sync(struct batch *batch, bool changed, bool kills)
 {
     if (!changed && !(kills && batch->dirty))
         return;
-    char *folder = path_below(batch->folder, batch->hex, "");
+    char *folder = folder_below(batch->folder, batch->hex);
     batch->synced = true;
     batch->sync_err = folder ? fs_sync_dir(batch->loop, folder) : -ENOMEM;
     if (batch->sync_err == -ENOENT && !changed)
@@ -550,11 +558,13 @@ static void batch_done(struct job *job)
     objects->disk->figures.syncs += batch->synced;
     objects->disk->figures.sync_errors += batch->synced && batch->sync_err;
     objects->batches_running--;
+    objects->moved_ms = loop_now_ms(objects->disk->loop);
     list_push_back(&objects->free_batches, &batch->link);
     fan->busy = false;
     disk_job_ended(objects->disk);
     for (struct list *at; (at = list_pop_front(&ended)) != NULL;) {
         struct op *op = CONTAINER_OF(at, struct op, link);
+        disk_health_note(objects->disk, op->collided ? 0 : op->err);
         if (op->kind == OP_SCAN)
             scan_tell(objects, op);
         if (walk_goes_on(op) && walk_is_wanted(objects, op))
@@ -639,7 +649,6 @@ static void write_op_end(struct objects *objects, struct op *op)
     disk->figures.write_retries += op->retried;
     write->attempts = op->shown;
     write->where = (struct disk_where){.segment = objects->own, .block = op->id};
-    disk_health_note(disk, op->collided ? 0 : err);
     if (err) {
         write_failed(objects, op);
     } else if (disk->create_err) {
@@ -656,7 +665,6 @@ static void write_op_end(struct objects *objects, struct op *op)
 static void key_kill_end(struct objects *objects, struct disk_kill *kill, int err)
 {
     struct disk *disk = objects->disk;
-    disk_health_note(disk, err);
     if (!kill)
         return;
     list_remove(&kill->link);
@@ -804,6 +812,40 @@ static void kills_forget(struct list *ops)
         CONTAINER_OF(at, struct op, link)->kill = NULL;
 }
 
+static bool is_kill_or_write(const struct op *op)
+{
+    return is_kill(op) || op->kind == OP_WRITE;
+}
+
+static bool is_any(const struct op *op)
+{
+    return op != NULL;
+}
+
+/* End what waits for a folder, as far as it is of that kind. */
+static void queued_drop(struct objects *objects, bool (*kind)(const struct op *op), int err)
+{
+    struct list dropped;
+    list_init(&dropped);
+    for (unsigned i = 0; i < OBJECT_FANS; i++) {
+        struct fan *fan = &objects->fans[i];
+        for (struct list *at = fan->ops.next, *next; at != &fan->ops; at = next) {
+            next = at->next;
+            if (!kind(CONTAINER_OF(at, struct op, link)))
+                continue;
+            list_remove(at);
+            list_push_back(&dropped, at);
+        }
+        if (list_empty(&fan->ops))
+            list_remove(&fan->link);
+    }
+    for (struct list *at; (at = list_pop_front(&dropped)) != NULL;) {
+        struct op *op = CONTAINER_OF(at, struct op, link);
+        op->err = err;
+        op_end(objects, op);
+    }
+}
+
 void objects_kills_give_up(struct objects *objects, int err)
 {
     struct list ended;
@@ -815,6 +857,7 @@ void objects_kills_give_up(struct objects *objects, int err)
             kills_forget(&objects->batches[i].ops);
     for (struct list *at = objects->sweeps.next; at != &objects->sweeps; at = at->next)
         CONTAINER_OF(at, struct sweep, link)->kill = NULL;
+    queued_drop(objects, is_kill, err);
     list_move_all(&ended, &objects->kills);
     for (struct list *at; (at = list_pop_front(&ended)) != NULL;) {
         struct disk_kill *kill = CONTAINER_OF(at, struct disk_kill, link);
@@ -827,32 +870,17 @@ void objects_kills_give_up(struct objects *objects, int err)
 bool objects_kills_late(const struct objects *objects)
 {
     struct list *first = list_first(&objects->kills);
-    uint64_t now_ms = loop_now_ms(objects->disk->loop);
-    return first && now_ms - CONTAINER_OF(first, struct disk_kill, link)->since_ms >= objects->disk->health.timeout_ms;
+    if (!first)
+        return false;
+    uint64_t since_ms = max_u64(objects->moved_ms, CONTAINER_OF(first, struct disk_kill, link)->since_ms);
+    return loop_now_ms(objects->disk->loop) - since_ms >= objects->disk->health.timeout_ms;
 }
 
+/* What a start has begun to look through goes on when the folder is back. */
 void objects_give_up(struct objects *objects, int err)
 {
-    struct list dropped;
-    list_init(&dropped);
     objects_kills_give_up(objects, err);
-    for (unsigned i = 0; i < OBJECT_FANS; i++) {
-        struct fan *fan = &objects->fans[i];
-        for (struct list *at = fan->ops.next, *next; at != &fan->ops; at = next) {
-            next = at->next;
-            if (CONTAINER_OF(at, struct op, link)->kind == OP_SCAN && !objects->disk->closing)
-                continue; /* it goes on when the folder is back */
-            list_remove(at);
-            list_push_back(&dropped, at);
-        }
-        if (list_empty(&fan->ops))
-            list_remove(&fan->link);
-    }
-    for (struct list *at; (at = list_pop_front(&dropped)) != NULL;) {
-        struct op *op = CONTAINER_OF(at, struct op, link);
-        op->err = err;
-        op_end(objects, op);
-    }
+    queued_drop(objects, objects->disk->closing ? is_any : is_kill_or_write, err);
 }
 
 /* ---- the pump ---- */

@@ -34,7 +34,7 @@ bool objects_idle(const struct objects *objects);
 int objects_kill(struct objects *objects, struct disk_kill *kill);
 /* End every kill with `err`; those that are under way may get there yet. */
 void objects_kills_give_up(struct objects *objects, int err);
-/* Has the oldest waited for longer than the tier's timeout? */
+/* Has nothing got any further for the tier's timeout, though the oldest has waited that long? */
 bool objects_kills_late(const struct objects *objects);
 /* The tier goes off, perhaps for a while: end everything that no job is at, likewise. */
 void objects_give_up(struct objects *objects, int err);

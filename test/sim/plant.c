@@ -104,11 +104,14 @@ static void check_place(const struct entry *entry, struct place *place, uint32_t
     uint8_t header[BLOCK_BYTES];
     char path[256];
     struct record record;
-    snprintf(path, sizeof path, "/disk/%s", segment_path(CONTAINER_OF(place, struct shelf, place)->segment));
+    struct segment *segment = CONTAINER_OF(place, struct shelf, place)->segment;
+    struct disk_where where = {.segment = segment, .block = block};
+    snprintf(path, sizeof path, "/disk/%s", disk_file_of(sim->life->server.store->disk, &where, entry_key(entry)));
     struct inode *inode = vfs_find(&sim->vfs, path);
     if (!inode || sim->fault_count > 0)
         return;
-    uint64_t got = vfs_read(inode, (uint64_t)block * BLOCK_BYTES, header, sizeof header);
+    uint64_t at = segment_is_objects(segment) ? 0 : (uint64_t)block * BLOCK_BYTES;
+    uint64_t got = vfs_read(inode, at, header, sizeof header);
     if (got < sizeof header || record_parse(header, sizeof header, &record) != 0)
         sim_fail("an object is said to be on disk where there is no record");
     if (record.version != entry->version || !span_equal(record.key, entry_key(entry)))

@@ -409,7 +409,7 @@ static bool life_watch(struct life *life)
     }
     if (state != DISK_ON)
         return true;
-    uint64_t files = trouble(life) ? 0 : vfs_segment_bytes(&sim->vfs);
+    uint64_t files = trouble(life) ? 0 : vfs_value_bytes(&sim->vfs);
     bool within = figures.used_bytes <= figures.limit_bytes && files <= figures.limit_bytes;
     if (life->within && !within) {
         snprintf(sim->why, sizeof sim->why, "used %llu, in files %llu, over the limit of %llu", (unsigned long long)figures.used_bytes,
@@ -540,6 +540,8 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
         scenario_sweep(&sim->scenario);
     else
         scenario_choose(&sim->scenario);
+    if (seed % 8 == 3)
+        sim->scenario.segment = 0; /* a file for each object */
     sim->lives_left = sim->scenario.lives;
     bool tight = !sim->scenario.calm && chance_one_in(8);
     vfs_init(&sim->vfs, tight ? sim->scenario.disk - chance_below(2 * MIB) : GIB);

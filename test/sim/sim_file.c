@@ -299,7 +299,7 @@ static uint64_t read_going(uint8_t *at, uint64_t got)
 
 static bool is_going(const struct inode *inode)
 {
-    return inode->segment && inode->number % 2 == disk.going_mark && sim->now_us >= disk.going_from_us && sim->now_us < disk.going_to_us &&
+    return inode->values && inode->number % 2 == disk.going_mark && sim->now_us >= disk.going_from_us && sim->now_us < disk.going_to_us &&
            chance_one_in(2);
 }
 

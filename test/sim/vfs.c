@@ -383,7 +383,7 @@ struct inode *vfs_create(struct vfs *vfs, const char *path, bool folder)
     struct inode *inode = sim_alloc(sizeof *inode);
     inode->number = ++vfs->next_number;
     inode->folder = folder;
-    inode->segment = strstr(path, ".seg") != NULL;
+    inode->values = !folder && (strstr(path, ".seg") || strstr(path, "/objects/"));
     list_init(&inode->changes);
     list_push_back(&vfs->inodes, &inode->link);
     name_add(&vfs->names, path, inode);
@@ -517,12 +517,12 @@ void vfs_unmount(struct vfs *vfs)
     }
 }
 
-uint64_t vfs_segment_bytes(struct vfs *vfs)
+uint64_t vfs_value_bytes(struct vfs *vfs)
 {
     uint64_t bytes = 0;
     for (struct list *at = vfs->names.next; at != &vfs->names; at = at->next) {
         const struct name *name = CONTAINER_OF(at, struct name, link);
-        if (strstr(name->path, ".seg"))
+        if (name->inode->values)
             bytes += name->inode->now.size;
     }
     return bytes;

@@ -48,7 +48,8 @@ struct inode {
     unsigned opens;
     unsigned links; /* names, now and durable, and changes of names */
     bool locked;
-    bool folder, segment;
+    bool folder;
+    bool values; /* a segment, or an object's own file */
 };
 
 struct vfs {
@@ -91,6 +92,6 @@ enum cut { CUT_LOSES, CUT_KEEPS, CUT_EITHER, CUT_TEARS };
 void vfs_crash(struct vfs *vfs, bool power, enum cut cut);
 /* The mount goes: what was not synced may go with it, locks do. Files stay open, and inodes with them. */
 void vfs_unmount(struct vfs *vfs);
-uint64_t vfs_segment_bytes(struct vfs *vfs);
+uint64_t vfs_value_bytes(struct vfs *vfs);
 
 #endif
