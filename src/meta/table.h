@@ -140,6 +140,13 @@ void table_settle(struct table *table, struct entry *entry);
 /* Note a use: to the most recently used end of its list (WRITTEN becomes CLEAN), hits + 1, used_tick. */
 void table_use(struct table *table, struct entry *entry, uint64_t now_ms);
 
+/* Of an object that is a file of its own: it was seen to be there. Its place counts ticks where others have blocks. */
+static inline void table_checked(struct entry *entry, uint32_t tick)
+{
+    entry->place->blocks += (uint64_t)tick - entry->checked_tick;
+    entry->checked_tick = tick;
+}
+
 enum victims { VICTIM_DIRTY = 1, VICTIM_WRITTEN = 2, VICTIM_CLEAN = 4, VICTIM_SPARED = VICTIM_WRITTEN | VICTIM_CLEAN, VICTIM_ANY = 7 };
 /* The least recently used entry (by used_tick, if several lists are asked for) on these lists, or NULL: one with a memory replica that is
  * neither held nor being written. Never looks further than the ends of the lists. */

@@ -20,7 +20,7 @@ void entry_set_place(struct store *store, struct entry *entry, struct shelf *she
     if (!shelf || !segment_is_objects(shelf->segment))
         return;
     disk_object_count(store->disk, shelf->segment, entry->key_len, entry->size, true);
-    entry->checked_tick = entry->put_tick; /* then it was not there, or new */
+    table_checked(entry, entry->put_tick); /* then it was not there, or new */
 }
 
 void entry_forget_disk(struct store *store, struct entry *entry)

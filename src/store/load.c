@@ -113,7 +113,7 @@ static void promote(struct load *load)
     entry->blob = blob_ref(load->blob);
     store->figures.promoted++;
     if (segment_is_objects(load->read.where.segment))
-        entry->checked_tick = table_tick(load->since_ms);
+        table_checked(entry, table_tick(load->since_ms));
     table_settle(store->table, entry);
     evict_check(store);
 }

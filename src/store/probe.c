@@ -108,7 +108,7 @@ static void judge(struct probing *probing, struct entry *entry, int err)
     if (!is_object(entry) || entry->version != probing->version || entry->block != probing->block)
         return;
     if (err == 0 && found->version == entry->version && found->where.block == entry->block)
-        entry->checked_tick = table_tick(probing->since_ms);
+        table_checked(entry, table_tick(probing->since_ms));
     else if (err == 0 || err == -ENOENT || err == KVD_ESTALE)
         object_lost(store, entry);
 }
@@ -122,7 +122,7 @@ static void adopt(struct probing *probing)
     struct entry *entry = entry_of_found(store, found);
     if (!entry)
         return;
-    entry->checked_tick = table_tick(probing->since_ms);
+    table_checked(entry, table_tick(probing->since_ms));
     store->figures.probes_found++;
     store->figures.found++;
 }

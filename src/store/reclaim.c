@@ -248,6 +248,10 @@ static void give_back(struct store *store)
     if (checks < reclaim->low_until || reclaim->leaving_bytes > 0 || disk_used_bytes(store->disk) <= store->config.disk_min_bytes)
         return;
     reclaim->low_until = checks + patience(store);
+    if (disk_has_objects(store->disk)) {
+        reclaim_objects_give_back(store);
+        return;
+    }
     struct shelf *shelf = choose(store, true);
     bool enough = shelf && disk_used_bytes(store->disk) >= store->config.disk_min_bytes + segment_bytes(shelf->segment);
     if (enough && give_up(store, shelf))

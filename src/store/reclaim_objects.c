@@ -11,6 +11,7 @@ enum {
     LOOKED_AT = 16, /* for one that goes */
     HIGH_PERCENT = 95,
     LOW_PERCENT = 90,
+    GIVE_BACK_SHARE = 16, /* of what is used, each time that the file system is too full */
 };
 
 /* A file on its way out. */
@@ -22,9 +23,13 @@ struct dying {
 
 static bool above(const struct store *store, uint64_t percent)
 {
-    struct disk_figures figures;
-    disk_get_figures(store->disk, &figures);
-    return figures.used_bytes > figures.limit_bytes / 100 * percent;
+    return disk_used_bytes(store->disk) > store->config.disk.limit_bytes / 100 * percent;
+}
+
+/* Is there a reason to go on, once begun? */
+static bool goes_on(struct store *store)
+{
+    return above(store, LOW_PERCENT) || bound_is_near(store) || disk_used_bytes(store->disk) > store->objects_goal;
 }
 
 static void died(struct disk_kill *kill, int err)
@@ -82,31 +87,44 @@ static bool give_up(struct store *store, struct entry *entry)
     store->dying_objects++;
     store->figures.reclaimed_objects++;
     note_dead(store, entry_key(entry), entry->version);
-    if (entry->blob && !store->config.probe) {
+    if (entry->blob && !store->config.probe && !bound_is_near(store))
         entry_forget_disk(store, entry);
-        return true;
-    }
-    store->figures.dropped_reclaimed++;
-    entry_forget(store, entry);
+    else
+        entry_drop(store, entry, &store->figures.dropped_reclaimed);
     return true;
 }
 
-/* Returns how many go. */
-static unsigned step(struct store *store)
+/* What is another host's takes no room but in the table. */
+static bool let_go(struct store *store, struct entry *entry)
 {
-    struct segment *own = disk_own_objects(store->disk);
-    struct shelf *shelf = own ? shelf_of(store, own) : NULL;
+    entry_drop(store, entry, &store->figures.dropped_reclaimed);
+    return true;
+}
+
+/* Returns how many go of those in this segment. */
+static unsigned step_in(struct store *store, struct segment *segment, bool (*leave)(struct store *store, struct entry *entry))
+{
+    struct shelf *shelf = segment ? shelf_of(store, segment) : NULL;
     uint64_t begun_us = step_begin();
     uint64_t bytes = 0;
     unsigned n = 0;
     for (; n < STEP_KEYS && bytes < STEP_BYTES && shelf; n++) {
         struct entry *entry = victim_of(shelf, now_ms(store));
         bytes += entry ? entry->size : 0;
-        if (!entry || !give_up(store, entry))
+        if (!entry || !leave(store, entry))
             break;
     }
     step_end(store, "reclaim", begun_us);
     return n;
+}
+
+static unsigned step(struct store *store)
+{
+    enum disk_state state = disk_state(store->disk);
+    if (state != DISK_ON && state != DISK_RECOVERING)
+        return 0;
+    unsigned n = bound_is_near(store) ? step_in(store, disk_others_objects(store->disk), let_go) : 0;
+    return n > 0 ? n : step_in(store, disk_own_objects(store->disk), give_up);
 }
 
 static void run(struct task *task)
@@ -114,11 +132,16 @@ static void run(struct task *task)
     struct store *store = CONTAINER_OF(task, struct store, objects_task);
     if (store->closing || store->dying_objects > 0)
         return;
-    store->reclaiming = (above(store, LOW_PERCENT) || bound_is_near(store)) && step(store) > 0;
+    store->reclaiming = goes_on(store) && step(store) > 0;
+    if (!store->reclaiming)
+        store->objects_goal = UINT64_MAX;
+    else if (store->dying_objects == 0)
+        task_post(task);
 }
 
 void reclaim_objects_setup(struct store *store)
 {
+    store->objects_goal = UINT64_MAX;
     task_init(&store->objects_task, store->loop, run);
 }
 
@@ -131,11 +154,25 @@ bool reclaim_objects_full(struct store *store)
     return !failed && step(store) > 0;
 }
 
-void reclaim_objects_check(struct store *store)
+static void begin(struct store *store)
 {
-    bool segments = !disk_has_objects(store->disk);
-    if (segments || store->closing || !store->recovered || store->reclaiming || !(above(store, HIGH_PERCENT) || bound_is_near(store)))
+    if (store->reclaiming)
         return;
     store->reclaiming = true;
-    task_post(&store->objects_task);
+    if (store->dying_objects == 0)
+        task_post(&store->objects_task);
+}
+
+void reclaim_objects_check(struct store *store)
+{
+    bool files = disk_has_objects(store->disk) && !store->closing && store->recovered;
+    if (files && (above(store, HIGH_PERCENT) || bound_is_near(store)))
+        begin(store);
+}
+
+void reclaim_objects_give_back(struct store *store)
+{
+    uint64_t used = disk_used_bytes(store->disk);
+    store->objects_goal = max_u64(store->config.disk_min_bytes, used - used / GIVE_BACK_SHARE);
+    begin(store);
 }

@@ -190,6 +190,7 @@ struct store {
     struct missed missed[MISSED_SLOTS];
     unsigned dying_objects; /* being given up */
     bool reclaiming;        /* on the way from the high to the low watermark */
+    uint64_t objects_goal;  /* bytes to get down to; UINT64_MAX: none */
     struct task objects_task;
     bool closing;
     struct store_sync last_sync; /* of store_close() */
@@ -402,6 +403,8 @@ void rewrite_tick(struct store *store);
 void reclaim_objects_setup(struct store *store);
 bool reclaim_objects_full(struct store *store);
 void reclaim_objects_check(struct store *store);
+/* The file system is too full: some of them go, down to disk-min. */
+void reclaim_objects_give_back(struct store *store);
 
 /* recover.c */
 bool found_expired(const struct store *store, const struct disk_found *found);

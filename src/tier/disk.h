@@ -255,8 +255,9 @@ void disk_segment_unlink(struct disk *disk, struct segment *segment);
 /* ---- objects that are files ---- */
 
 bool disk_has_objects(const struct disk *disk);
-/* The one that stands for this node's files; NULL with segments. */
+/* The one that stands for this node's files, and that for other nodes'; NULL with segments. */
 struct segment *disk_own_objects(const struct disk *disk);
+struct segment *disk_others_objects(const struct disk *disk);
 /* Bytes of the file of such an object. */
 uint64_t disk_object_bytes(size_t key_len, uint64_t size);
 /* Does this stand for objects' files? Such a segment is always busy, never given up, and lives as long as the tier. */

@@ -911,6 +911,10 @@ static bool may_begin(struct objects *objects, struct disk_write *write)
         return false;
     if (!disk_version_allowed(disk, write->version))
         return false;
+    if (disk->space.low) { /* disk_space.c says why */
+        disk_writes_fail(disk, KVD_EFULL);
+        return false;
+    }
     bool rests = disk->create_err && loop_now_ms(disk->loop) < disk->create_retry_ms;
     if (!rests && fits(objects, write->bytes))
         return true;
@@ -1186,6 +1190,11 @@ bool disk_has_objects(const struct disk *disk)
 struct segment *disk_own_objects(const struct disk *disk)
 {
     return disk->objects ? disk->objects->own : NULL;
+}
+
+struct segment *disk_others_objects(const struct disk *disk)
+{
+    return disk->objects ? disk->objects->others : NULL;
 }
 
 uint64_t disk_object_bytes(size_t key_len, uint64_t size)

@@ -839,6 +839,12 @@ struct segment *disk_own_objects(const struct disk *disk)
     return NULL;
 }
 
+struct segment *disk_others_objects(const struct disk *disk)
+{
+    (void)disk;
+    return NULL;
+}
+
 bool segment_is_objects(const struct segment *segment)
 {
     (void)segment;
