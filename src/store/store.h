@@ -376,7 +376,7 @@ struct store_figures {
     uint64_t dropped_corrupt;   /* its bytes on disk were wrong */
     uint64_t dropped_short;     /* its file ended early */
     uint64_t dropped_index;     /* in memory alone, and the table was at its bound */
-    uint64_t dropped_elsewhere; /* its file was removed or replaced by another host */
+    uint64_t dropped_elsewhere; /* its own file was gone when it was read: by another host, or by a replace that waits for its end */
     uint64_t dropped_versions;  /* put before the version ceiling was known */
     /* objects that stayed in memory only although the policy says disk, by reason */
     uint64_t unwritten_collision; /* another key's file has its name */

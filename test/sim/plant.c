@@ -68,7 +68,7 @@ static void sums(uint64_t *counted, uint64_t *early, uint64_t *bad)
     *counted =
         figures->dropped_evicted + figures->dropped_untouched + figures->dropped_shed + figures->dropped_reclaimed + figures->dropped_index;
     *early = figures->dropped_versions;
-    *bad = figures->dropped_corrupt + figures->dropped_short;
+    *bad = figures->dropped_corrupt + figures->dropped_short + figures->dropped_elsewhere;
 }
 
 void drops_look(void)

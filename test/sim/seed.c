@@ -375,7 +375,7 @@ static bool adds_up(struct life *life)
     struct table_sums sums;
     table_sums(store->table, &sums);
     uint64_t gone = f->removed + f->puts_replaced + f->expired + f->dropped_evicted + f->dropped_untouched + f->dropped_shed +
-                    f->dropped_reclaimed + f->dropped_corrupt + f->dropped_short + f->dropped_versions;
+                    f->dropped_reclaimed + f->dropped_corrupt + f->dropped_short + f->dropped_elsewhere + f->dropped_versions;
     if (f->puts + f->found == sums.objects + gone)
         return true;
     snprintf(sim->why, sizeof sim->why, "%llu objects were put or found, and %llu are there or counted as gone",
