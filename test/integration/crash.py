@@ -220,15 +220,16 @@ def folder_in_memory():
     return tempfile.mkdtemp(prefix="kvd-it-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
 
 
-def crash_at_every_write(fs, start, seed=1, turns=25, stride=1, args=()):
+def crash_at_every_write(fs, start, seed=1, turns=25, stride=1, segment_size="1m", args=()):
     """Every operation; of the copies one in `stride` is opened, each kind in its turn. Returns a Sum."""
     images, total = Images(), Sum()
     with contextlib.ExitStack() as stack:
-        kvd = start(start=False, data=fs.point / "data", memory="32m", segment_size="1m", args=args)
+        options = {"memory": "32m", "segment_size": segment_size, "args": args}
+        kvd = start(start=False, data=fs.point / "data", **options)
         stack.callback(fs.let_go)
         folder = pathlib.Path(folder_in_memory())
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        fresh = stack.enter_context(Kvd(start=False, memory="32m", segment_size="1m", data=folder / "image" / "data", args=args))
+        fresh = stack.enter_context(Kvd(start=False, data=folder / "image" / "data", **options))
         chosen = []
         for number, (k, how, image, ledgers) in enumerate(crashes_of(fs, kvd, Life(kvd, seed, turns), images)):
             total.operations = k

@@ -21,6 +21,7 @@ POOL_BYTES = 15_999_989  # a prime: no two values begin at one place of the pool
 HEAD = struct.Struct("<QQQ")
 MIN_BYTES = HEAD.size + 16
 TTL_SLACK_S = 1.5
+GRACE_S = 2.5  # a start takes what ends so soon for ended
 
 DONE, VOID, UNSURE, PRESENT = "done", "void", "unsure", "present"
 
@@ -62,7 +63,12 @@ class Put:
 Read = collections.namedtuple("Read", "begin end reason")
 Remove = collections.namedtuple("Remove", "begin end done")
 Seen = collections.namedtuple("Seen", "begin end what")
-Crash = collections.namedtuple("Crash", "begin end kept_durable")
+
+
+class Crash:
+    def __init__(self, begin, end, kept_durable):
+        self.begin, self.end, self.kept_durable = begin, end, kept_durable
+        self.until = math.inf  # when it began to take on more, and so to forget
 
 
 class Lease:
@@ -158,6 +164,7 @@ class History:
             for lease in key.leases:
                 lease.until = min(lease.until, begin)
         self.crashes.append(Crash(begin, end, kept_durable))
+        return self.crashes[-1]
 
     # -- judging
 
@@ -238,9 +245,14 @@ def judge_seen(key):
             raise Wrong(f"{seen.what} at {seen.begin:.6f}, removed at {since:.6f} and not put since")
 
 
-def put_away(key, put, begin, end):
-    """May another call have taken it away between `begin` and `end`?"""
-    if put is not None and put.dies < end:
+def mortal(key, put):
+    """A put that found something there: does nobody know its end?"""
+    return put.outcome == PRESENT and any(other.dies < math.inf and other.begin < put.end and put.begin < other.dies for other in key.puts)
+
+
+def put_away(key, put, begin, end, grace_s=0):
+    """May another call, or its end, have taken it away between `begin` and `end`?"""
+    if put is not None and put.dies < end + grace_s:
         return True
     return (any(remove.begin < end and remove.end > begin for remove in key.removes)
             or any(other is not put and other.begin < end and other.last_effect() > begin and (other.replace or other.dies < math.inf)
@@ -252,9 +264,9 @@ def judge_misses(key, crashes, strict):
         if miss.reason:
             continue
         crash = next((crash for crash in reversed(crashes) if crash.end <= miss.begin), None)
-        if crash and crash.kept_durable:
+        if crash and crash.kept_durable and miss.end < crash.until:
             for put in key.puts:
-                if put.durable and put.outcome in (DONE, PRESENT) and put.end < crash.begin and not put_away(key, put, put.begin, miss.end):
+                if put.durable and put.outcome in (DONE, PRESENT) and put.end < crash.begin and not mortal(key, put) and not put_away(key, put, put.begin, miss.end, GRACE_S):
                     raise Wrong(f"{describe(put)} was acknowledged by the disk, and is missing at {miss.begin:.6f}, after a crash", put)
         for lease in key.leases:
             if lease.end < miss.begin and miss.end < lease.until and not leased_away(key, lease, miss):
@@ -267,7 +279,7 @@ def judge_misses(key, crashes, strict):
 
 
 def leased_away(key, lease, miss):
-    return put_away(key, None, lease.begin, miss.end) or any(put.dies < miss.end for put in key.puts)
+    return put_away(key, None, lease.begin, miss.end) or any(put.dies < miss.end + GRACE_S for put in key.puts)
 
 
 def describe(what):

@@ -13,15 +13,16 @@ pytestmark = pytest.mark.skipif(faultfs.why_not() is not None, reason=str(faultf
 
 SECONDS = int(os.environ.get("KVD_SOAK_SECONDS", "600")) // 5
 SEED = int(os.environ.get("KVD_SOAK_SEED", "1"))
-POLICIES = ["write-through", "none"]
+LIVES = [(persist, segment_size) for segment_size in ("1m", "0") for persist in ("write-through", "on-evict", "second-touch", "none")]
 
 
 @pytest.mark.limit(SECONDS + 300)
 def test_a_crash_after_every_operation(stack, folder, start):
     end = time.monotonic() + SECONDS
     seed, total = SEED, Sum()
-    while seed < SEED + len(POLICIES) or time.monotonic() < end:
+    while seed < SEED + len(LIVES) or time.monotonic() < end:
         with FaultFs(folder / f"s{seed}") as fs:
-            total.add(crash_at_every_write(fs, start, seed=seed, turns=25, args=["--persist", POLICIES[seed % len(POLICIES)]]))
+            persist, segment_size = LIVES[seed % len(LIVES)]
+            total.add(crash_at_every_write(fs, start, seed=seed, segment_size=segment_size, args=["--persist", persist]))
         seed += 1
     harness.tell(f"crash at every write: seeds {SEED} to {seed - 1}: {total}")

@@ -62,11 +62,14 @@ class Chance:
         self.rng = random.Random(seed)
         self.memory = self.rng.choice(("16m", "4m"))
         self.disk = self.rng.choice(("64m", "64m", "8m"))
-        self.persist = self.rng.choice(("write-through", "write-through", "none"))
+        self.persist = self.rng.choice(("write-through", "write-through", "on-evict", "second-touch", "none"))
+        self.when_behind = self.rng.choice(("wait", "shed"))
+        self.segment_size = self.rng.choice(("1m", "1m", "1m", "0"))
         self.buffered = self.rng.random() < 0.3
 
     def faults(self):
-        return self.rng.sample(FAULTS, self.rng.choice((0, 1, 1, 1, 2, 3)))
+        faults = self.rng.sample(FAULTS, self.rng.choice((0, 1, 1, 1, 2, 3)))
+        return [fault.replace("*.seg", "?" * 32) for fault in faults] if self.segment_size == "0" else faults
 
     def end(self):
         return self.rng.choice(("kill", "kill", "power", "power", "power", "stop", "vanish"))
@@ -217,7 +220,8 @@ class Client(threading.Thread):
         self.call(ADMIN, {"action": self.rng.choice(("sync", "seal", "evict", "scrub"))})
 
     def config(self):
-        self.call(CONFIG, {"set": {"persist": self.rng.choice(("write-through", "on-evict", "second-touch", "none"))}})
+        self.call(CONFIG, {"set": {"persist": self.rng.choice(("write-through", "on-evict", "second-touch", "none")),
+                                   "when-behind": self.rng.choice(("wait", "shed"))}})
 
 
 class Run:
@@ -250,6 +254,14 @@ def kind_of(rule):
     return f"{words[0][3:].split(',')[0]} {what}"
 
 
+def come_and_go(fs, rng):
+    """The mount vanishes under kvd, and is there again; without faults."""
+    fs.vanish()
+    time.sleep(rng.random() * 0.3)
+    fs.unmount()
+    fs.start()
+
+
 def die(fs, kvd, rng, how, clients, over):
     """One of the ends. Returns when it began."""
     begin = time.monotonic()
@@ -263,10 +275,7 @@ def die(fs, kvd, rng, how, clients, over):
         kvd.close_wires()
         kvd.terminate(timeout_s=60)
     elif how == "vanish":
-        fs.vanish()
-        time.sleep(rng.random() * 0.3)
-        fs.unmount()
-        fs.start()
+        come_and_go(fs, rng)
         time.sleep(rng.random() * 0.3)
         kvd.kill()
     else:
@@ -293,12 +302,16 @@ def one_life(fs, kvd, chance, history, run, seed):
     time.sleep(chance.rng.choice((0.05, 0.3, 0.5, 1.0)))
     for rule, fault in rules.items():
         run.faults[kind_of(fault)] += fs.fired(rule)
-    if chance.rng.random() < 0.4:
+    lot = chance.rng.random()
+    if lot < 0.4:
         fs.clear()
         fs.release()
+    elif lot < 0.5:
+        come_and_go(fs, chance.rng)
+        run.ends["vanished and returned"] += 1
     time.sleep(chance.rng.choice((0.05, 0.1, 0.5, 1.5)))
     how = chance.end()
-    lost = any(word in fault for fault in faults for word in LOSES) or how == "vanish" or gave_up(kvd)
+    lost = any(word in fault for fault in faults for word in LOSES) or chance.disk == "8m" or gave_up(kvd)
     died = die(fs, kvd, chance.rng, how, clients, over)
     if not faults and chance.disk != "8m" and chance.memory != "4m" and how != "vanish":
         history.strict.append((begin, died))
@@ -312,8 +325,9 @@ def one_life(fs, kvd, chance, history, run, seed):
     wire = kvd.wire()
     wait_until(lambda: wire.figure("disk_state") in ("on", "off"), "the disk tier")
     assert wire.figure("disk_state") == "on", wire.info("disk")
-    history.crashed(died, time.monotonic(), kept_durable=not lost)
+    crash = history.crashed(died, time.monotonic(), kept_durable=not lost)
     look_at_all(kvd, history)
+    crash.until = time.monotonic()
     return faults, how
 
 
@@ -328,7 +342,8 @@ def gave_up(kvd):
 
 def one_directory(fs, start, stack, seed, run, end):
     chance = Chance(seed)
-    kvd = start(data=fs.point / f"d{seed}", memory=chance.memory, segment_size="1m", disk=chance.disk, args=["--persist", chance.persist])
+    kvd = start(data=fs.point / f"d{seed}", memory=chance.memory, segment_size=chance.segment_size, disk=chance.disk,
+                args=["--persist", chance.persist, "--when-behind", chance.when_behind])
     stack.callback(fs.let_go)
     history, done = History(), []
     try:
