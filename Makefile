@@ -369,10 +369,12 @@ build/tidy/%.c.ok: $(RELEASE_OBJ)/%.o .clang-tidy
 # ---- install ----
 
 LIBDIR ?= $(PREFIX)/lib
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 DOCS := $(wildcard README.md LICENSE docs/*.md)
 
 .PHONY: install clean help
-install: all ## install programs, library, header, kvd.pc and documents below DESTDIR/PREFIX (/usr/local)
+install: all ## install programs, library, header, kvd.pc, systemd unit and documents below DESTDIR/PREFIX (/usr/local)
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/share/doc/kvd
 	install -m 755 build/kvd build/kvctl $(DESTDIR)$(PREFIX)/bin
 	install -m 644 build/libkvd.a $(DESTDIR)$(LIBDIR)
@@ -382,6 +384,10 @@ install: all ## install programs, library, header, kvd.pc and documents below DE
 	install -m 644 client/kvd.h $(DESTDIR)$(PREFIX)/include
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@LIBDIR@|$(LIBDIR)|' -e 's|@VERSION@|$(VERSION)|' packaging/kvd.pc.in > $(DESTDIR)$(LIBDIR)/pkgconfig/kvd.pc
 	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/kvd.pc
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR)
+	sed -e 's|@PREFIX@|$(PREFIX)|' packaging/kvd.service.in > $(DESTDIR)$(UNITDIR)/kvd.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/kvd.service
+	install -m 644 packaging/kvd.sysusers $(DESTDIR)$(SYSUSERSDIR)/kvd.conf
 	install -m 644 $(DOCS) $(DESTDIR)$(PREFIX)/share/doc/kvd
 
 clean: ## remove build/

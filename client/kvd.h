@@ -202,6 +202,16 @@ KVD_API int kvd_info(struct kvd *kvd, const char *section, kvd_info_fn fn, void 
 
 /* ---- running it ---- */
 
+/* A setting of the server, named as in its configuration file; the value as it is written there. Borrowed for the call. */
+struct kvd_setting {
+    const char *name, *value;
+};
+typedef void (*kvd_setting_fn)(void *arg, const struct kvd_setting *setting);
+/* Call fn for the settings named, as they now are, or for all (count 0). KVD_ERR_BAD_REQUEST: a name is unknown. */
+KVD_API int kvd_config(struct kvd *kvd, const char *const *names, size_t count, kvd_setting_fn fn, void *arg);
+/* Change settings, all or none, and call fn for all settings as they now are. KVD_ERR_UNSUPPORTED: one needs a restart. */
+KVD_API int kvd_configure(struct kvd *kvd, const struct kvd_setting *settings, size_t count, kvd_setting_fn fn, void *arg);
+
 /* Everything that was acknowledged before is written to disk and synced when this returns KVD_OK. */
 KVD_API int kvd_sync(struct kvd *kvd);
 /* The same, and the file that is open for writing is ended: what follows goes to a new one. */

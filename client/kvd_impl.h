@@ -4,8 +4,8 @@
  * Borrows: values and buffers of the caller, for the time of one call.
  * Thread:  that of the handle.
  *
- * wire.c moves frames and knows no op; call.c is one request and its one reply; batch.c is mput and mget; kvd.c, inspect.c and admin.c
- * are the calls of kvd.h.
+ * wire.c moves frames and knows no op; call.c is one request and its one reply; batch.c is mput and mget; kvd.c, inspect.c, config.c and
+ * admin.c are the calls of kvd.h.
  */
 #ifndef KVD_CLIENT_KVD_IMPL_H
 #define KVD_CLIENT_KVD_IMPL_H

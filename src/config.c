@@ -65,7 +65,7 @@ const struct config_key config_keys[] = {
      "a client that stops in the middle of a frame for this long is cut off"},
     {"max-connections", CONFIG_NUMBER, AT(max_connections), 0, "10000", 1, 1000000, NULL, false, "connections at once; more wait"},
     {"log-level", CONFIG_TEXT, TEXT(log_level), "info", 0, UINT64_MAX, "error|warn|info|debug", true, "what is logged"},
-    {"port-file", CONFIG_TEXT, TEXT(port_file), "", ANY, "write the port to this file once it is served"},
+    {"port-file", CONFIG_TEXT, TEXT(port_file), "", ANY, "write the port to this file once it is served; removed at the end"},
 };
 const size_t config_key_count = sizeof config_keys / sizeof config_keys[0];
 

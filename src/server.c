@@ -64,10 +64,9 @@ static void serve(struct server *server)
         return;
     timer_stop(&server->start_timer);
     server->state = SERVER_SERVING;
-    char port[16];
-    snprintf(port, sizeof port, "%u\n", (unsigned)listener_port(server->listener));
+    snprintf(server->port_text, sizeof server->port_text, "%u\n", (unsigned)listener_port(server->listener));
     if (server->config->port_file[0] != '\0') {
-        int err = loop_write_small_file(server->config->port_file, port);
+        int err = loop_write_small_file(server->config->port_file, server->port_text);
         if (err)
             log_error(server->log, "port_file", "path=\"%s\" err=\"%s\"", server->config->port_file, error_text(err));
     }
@@ -289,6 +288,8 @@ void server_stop(struct server *server)
     timer_stop(&server->start_timer);
     store_quiet(server->store);
     listener_close(server->listener);
+    if (serving && server->config->port_file[0] != '\0')
+        (void)loop_remove_small_file(server->config->port_file, server->port_text);
     if (server->exit_status == 0)
         log_info(server->log, "stopping", "connections=%llu", (unsigned long long)server->session_count);
     task_init(&server->end, server->loop, close_store_when_alone);

@@ -54,6 +54,7 @@ struct server {
     enum server_state state;
     uint64_t started_ms;
     uint64_t value_limit;
+    char port_text[16];       /* what the port file says */
     struct timer start_timer; /* --wait-for-index */
     struct timer tick;
     struct timer drain_timer;

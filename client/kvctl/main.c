@@ -19,6 +19,10 @@ static const struct command COMMANDS[] = {
     {"ping", "", "is the server there, and how fast does it answer", "Pings of -c N follow each other without a pause.", OPT_BIT(OPT_COUNT),
      0, 0, cmd_ping},
     {"info", "[SECTION]", "the server's figures", NULL, 0, 0, 1, cmd_info},
+    {"config", "[NAME... | NAME=VALUE...]", "the server's settings: print them, or change some while it runs",
+     "Without a NAME all are printed. docs/configuration.md says what each is, and which can be changed. A change holds until the\n"
+     "server ends; all of them are made, or none. Exits with 3 when one is unknown or cannot be changed.",
+     0, 0, ANY, cmd_config},
     {"put", "KEY FILE|-", "store a file, or standard input",
      "Without --replace a key that is there keeps its value: \"present\", which is a success.",
      OPT_BIT(OPT_REPLACE) | OPT_BIT(OPT_ACK_DISK) | OPT_BIT(OPT_PIN) | OPT_BIT(OPT_TTL), 2, 2, cmd_put},

@@ -132,8 +132,12 @@ uint64_t loop_cpu_us(void);
 /* Write `text` (a pid, a port) to `path` as a whole, by a temporary name and rename. Returns 0 or -errno. Blocking; at start only. */
 int loop_write_small_file(const char *path, const char *text);
 
+/* Unlink what that wrote, unless somebody else has written something else there. Returns 0 or -errno (-ENOENT: it is gone, or another's).
+ */
+int loop_remove_small_file(const char *path, const char *text);
+
 /* Read the whole file into text[0..len); returns its bytes, -EFBIG when there are more, or -errno. Only regular files (-EINVAL). Blocking;
- * at start only. */
+ * at start and end only. */
 int64_t loop_read_small_file(const char *path, char *text, size_t len);
 
 /* ---- memory ---- */

@@ -172,3 +172,16 @@ int64_t loop_read_small_file(const char *path, char *text, size_t len)
     close(fd);
     return got;
 }
+
+enum { SMALL_TEXT_BYTES = 64 };
+
+int loop_remove_small_file(const char *path, const char *text)
+{
+    char now[SMALL_TEXT_BYTES];
+    int64_t len = loop_read_small_file(path, now, sizeof now);
+    if (len < 0)
+        return (int)len;
+    if ((size_t)len != strlen(text) || memcmp(now, text, (size_t)len) != 0)
+        return -ENOENT;
+    return unlink(path) < 0 ? -errno : 0;
+}

@@ -52,6 +52,7 @@ struct opening {
     struct file lock;
     bool locked;
     uint64_t device;
+    struct fs_dir_info info; /* of the folder */
     struct node_state state;
     bool node_found;
     struct found_file *files;
@@ -88,6 +89,7 @@ static int folder_check(struct opening *opening, const char *path)
         return opening_fail(opening, -EACCES, "others can write the folder");
     }
     opening->device = info.device;
+    opening->info = info;
     return 0;
 }
 
@@ -150,16 +152,17 @@ static int folders_make(struct opening *opening)
     return err ? err : folder_check(opening, opening->folder);
 }
 
+/* Opened as segments are, so that the log can say at start how they will be. */
 static int folder_lock(struct opening *opening)
 {
     char *path;
     if (asprintf(&path, "%s/lock", opening->folder) < 0)
         return opening_fail(opening, -ENOMEM, "opening");
-    int err = fs_open(opening->loop, &opening->lock, path, 0);
+    int err = fs_open(opening->loop, &opening->lock, path, FS_DIRECT);
     if (err == -ENOENT)
-        err = fs_open(opening->loop, &opening->lock, path, FS_CREATE);
+        err = fs_open(opening->loop, &opening->lock, path, FS_CREATE | FS_DIRECT);
     if (err == -EEXIST)
-        err = fs_open(opening->loop, &opening->lock, path, 0);
+        err = fs_open(opening->loop, &opening->lock, path, FS_DIRECT);
     free(path);
     if (err)
         return opening_fail(opening, err, "the lock file");
@@ -451,6 +454,9 @@ static void opening_done(struct job *job)
         disk->state = DISK_RECOVERING;
         disk_health_start(disk);
         disk_space_start(disk);
+        log_info(disk->log, "disk_dir", "fs=%s direct=%s async=%s free_bytes=%" PRIu64 " total_bytes=%" PRIu64, opening->info.type,
+                 opening->lock.direct ? "yes" : "no", opening->lock.punt ? "yes" : "no", opening->info.free_bytes,
+                 opening->info.total_bytes);
         log_info(disk->log, "disk_opened",
                  "dir=\"%s\" segments=%zu logs=%zu used_bytes=%" PRIu64 " limit_bytes=%" PRIu64 " segment_bytes=%" PRIu64, disk->folder,
                  disk->found_count, disk->closed_logs.count, disk->used_bytes, disk->limit_bytes, disk->segment_bytes);

@@ -1,11 +1,12 @@
 """make install: what lands where, and that a program of somebody else's builds against it, shared and static."""
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
 
-from harness import BUILD, ROOT
+from harness import BUILD, ROOT, Kvd, why_no_strace
 
 pytestmark = pytest.mark.skipif(BUILD != ROOT / "build", reason="installs the release build")
 
@@ -51,12 +52,72 @@ def root(folder):
 
 def test_what_lands_where(root):
     for name in ("bin/kvd", "bin/kvctl", "lib/libkvd.a", "lib/libkvd.so", "lib/libkvd.so.1", "include/kvd.h", "lib/pkgconfig/kvd.pc",
-                 "share/doc/kvd/LICENSE"):
+                 "lib/systemd/system/kvd.service", "lib/sysusers.d/kvd.conf", "share/doc/kvd/LICENSE", "share/doc/kvd/operations.md"):
         assert (root / name).is_file(), name
     assert (root / "lib/libkvd.so.1").resolve() == (root / "lib/libkvd.so").resolve()
     version = subprocess.run([root / "bin/kvd", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     assert f"Version: {version}\n" in (root / "lib/pkgconfig/kvd.pc").read_text()
     assert str(root) not in (root / "lib/pkgconfig/kvd.pc").read_text(), "DESTDIR is not where it will be"
+
+
+def test_the_unit(root):
+    """systemd takes it, and finds little that a service of its kind could still be denied."""
+    unit = root / "lib/systemd/system/kvd.service"
+    text = unit.read_text()
+    assert "ExecStart=/usr/bin/kvd --dir /var/lib/kvd $KVD_FLAGS\n" in text and "LimitMEMLOCK=infinity\n" in text and "@" not in text.replace("@system-", "").replace("@privileged", "")
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    verified = subprocess.run(["systemd-analyze", "verify", "--recursive-errors=no", f"--root={root.parent}", "kvd.service"], capture_output=True,
+                              text=True, check=False)
+    assert "kvd.service:" not in verified.stderr, verified.stderr
+    judged = subprocess.run(["systemd-analyze", "security", "--offline=true", str(unit)], capture_output=True, text=True, check=True).stdout
+    assert float(re.search(r"exposure level for kvd.service: ([0-9.]+)", judged).group(1)) < 2, judged
+
+
+def test_kvd_with_no_more_than_the_unit_leaves_it(root, folder):
+    """Without capabilities, as another user, with a descriptor limit and no core dumps: kvd starts there, and io_uring works."""
+    if os.getuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root, and setpriv")
+    folder.chmod(0o755)
+    (folder / "data").mkdir(0o700)
+    os.chown(folder / "data", 65534, 65534)
+    wrapper = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
+    with Kvd(wrapper=wrapper, data=folder / "data" / "own", start=False) as kvd:
+        os.chown(kvd.dir, 65534, 65534)
+        wire = kvd.start().wire()
+        wire.store(b"key", 100000, ack="disk")
+        wire.holds(b"key", 100000)
+        kvd.stop()
+        assert not kvd.port_file.exists()
+
+
+def calls_of(group):
+    """The system calls of one of systemd's groups, those of the groups in it too."""
+    lines = subprocess.run(["systemd-analyze", "syscall-filter", group], capture_output=True, text=True, check=True).stdout.split("\n")
+    names = {line.strip() for line in lines[1:] if line.startswith("    ") and not line.strip().startswith("#")}
+    return {call for name in names for call in (calls_of(name) if name.startswith("@") else {name})}
+
+
+def test_the_unit_allows_every_system_call_that_kvd_makes(root, folder):
+    why = why_no_strace()
+    if why or not shutil.which("systemd-analyze"):
+        pytest.skip(why or "systemd-analyze is not installed")
+    allowed, denied = set(), set()
+    for line in re.findall(r"^SystemCallFilter=(.*)$", (root / "lib/systemd/system/kvd.service").read_text(), re.M):
+        for name in line.removeprefix("~").split():
+            (denied if line.startswith("~") else allowed).update(calls_of(name) if name.startswith("@") else {name})
+    trace = folder / "trace"
+    for io in ("auto", "threads"):
+        with Kvd(wrapper=["strace", "-D", "-f", "-qq", "-o", str(trace)], args=["--io", io], memory="32m", disk="128m") as kvd:
+            wire = kvd.wire()
+            for number in range(60):
+                wire.store(b"k%d" % number, 3_000_000)
+            for number in range(60):
+                wire.holds_or_misses(b"k%d" % number, 3_000_000)
+            wire.remove(b"k1")
+            kvd.stop()
+        called = set(re.findall(r"^\d+ +(\w+)\(", trace.read_text(), re.M)) - {"execve"}  # which systemd itself does
+        assert len(called) > 30 and not called - (allowed - denied), called - (allowed - denied)
 
 
 def test_the_library_shows_its_own_names_alone(root):

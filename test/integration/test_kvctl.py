@@ -113,6 +113,19 @@ def test_info(ctl):
     assert list(parsed(ctl("--json", "info", "memory"))) == ["memory"]
 
 
+def test_config(ctl):
+    values = parsed(ctl("--json", "config"))
+    assert values["memory"] == "256m" and values["log-level"] == "info" and len(values) > 15
+    assert ctl("config", "memory", "node").stdout.split() == [b"memory", b"256m", b"node", b"n1"]
+    assert parsed(ctl("--json", "config", "log-level=debug", "send-timeout=2500ms")) == {"log-level": "debug", "send-timeout": "2500ms"}
+    assert parsed(ctl("--json", "config", "log-level")) == {"log-level": "debug"}
+    for wrong in (["no-such"], ["no-such=1"], ["memory=1g"], ["log-level=loud"], ["log-level=info", "memory=1g"]):
+        done = ctl("config", *wrong)
+        assert done.returncode == REFUSED and done.stderr and not done.stdout, done
+    assert parsed(ctl("--json", "config", "log-level")) == {"log-level": "debug"}, "all or none"
+    assert ctl("config", "log-level=info", "node").returncode == USAGE
+
+
 def test_sync(ctl, kvd):
     ctl("put", "key", "-", stdin=b"value")
     assert ctl("sync").returncode == DONE

@@ -1,4 +1,5 @@
 """kvd as a program: flags, the config file, its log, how it begins and how it ends."""
+import json
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import time
 import msgpack
 import pytest
 
-from harness import (BUILD, CLOSING, CONFIG, GET, MIB, OK, PATIENCE_S, PING, PUT, REMOVE_PREFIX, Kvd, Wire, check_log, die_with_parent, free_port, prefix, readable,
+from harness import (BUILD, CLOSING, CONFIG, GET, MIB, OK, PATIENCE_S, PING, PUT, REMOVE_PREFIX, Kvd, Wire, check_log, die_with_parent, free_port, kvctl, prefix, readable,
                      value_of, wait_until)
 
 
@@ -212,6 +213,36 @@ def test_keys_do_not_reach_the_log(kvd):
 def test_it_ends_with_0(kvd, signum):
     kvd.wire().store(b"k", 1000)
     assert kvd.terminate(signum) == 0
+
+
+def test_the_port_file_goes_with_it(start, folder):
+    kvd = start()
+    port_file = kvd.port_file
+    assert int(port_file.read_text()) == kvd.port
+    kvd.stop()
+    assert not port_file.exists()
+    kvd.start()
+    port_file.write_text("1\n")  # another kvd has written there meanwhile
+    kvd.stop()
+    assert port_file.read_text() == "1\n"
+
+
+def test_its_log_says_what_the_directory_is(start, folder):
+    kvd = start()
+    [line] = [line for line in kvd.log().splitlines() if "event=disk_dir" in line]
+    fields = dict(field.split("=", 1) for field in line.split())
+    space = os.statvfs(kvd.data)
+    told = json.loads(kvctl("--json", "doctor", folder).stdout)
+    assert fields["fs"] == told["mount_type"] and int(fields["total_bytes"]) == space.f_blocks * space.f_frsize
+    assert int(fields["free_bytes"]) > 0 and fields["async"] == ("yes" if told["fuse"] else "no")
+    direct = next(check["result"] for check in told["checks"] if check["name"] == "direct_open")
+    assert fields["direct"] == ("yes" if direct == "ok" else "no")
+
+
+def test_its_log_says_what_the_mount_is(start, bindfs):
+    log = start(data=bindfs.point / "data").log()
+    [line] = [line for line in log.splitlines() if "event=disk_dir" in line]
+    assert " fs=fuse" in line and " async=yes" in line
 
 
 def test_what_is_under_way_is_finished(kvd):

@@ -473,7 +473,10 @@ Test(process, a_small_file_is_written_as_a_whole)
     int64_t exactly = loop_read_small_file(path, tight, 3);
     int64_t too_long = loop_read_small_file(path, tight, 2);
     int64_t folder = loop_read_small_file(dir, tight, 2);
-    unlink(path);
+    int another = loop_remove_small_file(path, "88\n");
+    int there = access(path, F_OK);
+    int ours = loop_remove_small_file(path, "89\n");
+    int gone = loop_remove_small_file(path, "89\n");
     int rmdir_rc = rmdir(dir); /* nothing temporary is left in it */
     cr_assert_eq(first, 0);
     cr_assert_eq(second, 0);
@@ -482,6 +485,10 @@ Test(process, a_small_file_is_written_as_a_whole)
     cr_assert_eq(exactly, 3);
     cr_assert_eq(too_long, -EFBIG);
     cr_assert_eq(folder, -EINVAL);
+    cr_assert_eq(another, -ENOENT);
+    cr_assert_eq(there, 0);
+    cr_assert_eq(ours, 0);
+    cr_assert_eq(gone, -ENOENT);
     cr_assert_eq(rmdir_rc, 0);
     cr_assert_eq(loop_write_small_file("/nonexistent/dir/port", "1"), -ENOENT);
 }
