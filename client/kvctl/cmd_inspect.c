@@ -23,7 +23,7 @@ struct remark {
 };
 
 struct printing {
-    const struct ctl *ctl;
+    struct ctl *ctl;
     bool keys_only;
     bool any;         /* JSON: something was printed, so that a comma is due */
     const char *list; /* what the list is called in JSON; NULL: this kind of file has none */
@@ -54,6 +54,14 @@ static struct kvd_key key_of(struct span span)
     return (struct kvd_key){span.at, span.len};
 }
 
+/* From now on there are results, and what goes wrong is said beside them. */
+static void printing_begins(struct printing *printing)
+{
+    if (printing->ctl->json && !printing->keys_only && !printing->ctl->results)
+        putchar('{');
+    printing->ctl->results = true;
+}
+
 static void json_put(struct printing *printing, const cJSON *item)
 {
     char *line = json_line(item);
@@ -68,6 +76,7 @@ static void json_member(struct printing *printing, const char *name, cJSON *take
 {
     cJSON *object = json_object();
 
+    printing_begins(printing);
     json_add(object, name, take_value);
     char *line = json_line(object);
     printf("%s\n%.*s", printing->any ? "," : "", (int)strlen(line) - 2, line + 1);
@@ -82,6 +91,7 @@ static void list_begin(struct printing *printing)
 {
     if (printing->list_began)
         return;
+    printing_begins(printing);
     printing->list_began = true;
     if (!printing->ctl->json)
         printf("\n%s\n", printing->heading);
@@ -320,22 +330,20 @@ static int64_t read_file(void *arg, void *buf, uint64_t len, uint64_t offset)
 static int inspect_fd(struct printing *printing, const char *path, int fd)
 {
     static const struct inspect_events EVENTS = {tell_text, tell_figure, tell_record, tell_kill, tell_remark};
-    const struct ctl *ctl = printing->ctl;
+    struct ctl *ctl = printing->ctl;
     const char *slash = strrchr(path, '/');
     struct stat st;
 
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
         return ctl_say(ctl, EXIT_USAGE, "%s: not an ordinary file", path);
     const struct inspect_source source = {read_file, &fd, (uint64_t)st.st_size, slash ? slash + 1 : path};
-    if (ctl->json && !printing->keys_only)
-        putchar('{');
     const int err = inspect_run(&source, !args_has(ctl->args, OPT_NO_VERIFY), (uint64_t)time(NULL) * 1000, &EVENTS, printing);
     if (err == 0) {
         const int code = print_end(printing);
         return code == 0 && printing->wrong > 0 ? EXIT_MISS : code;
     }
-    if (ctl->json && !printing->keys_only)
-        puts("}");
+    if (ctl->json && ctl->results)
+        puts(printing->keys_only ? "\n]" : "\n}");
     if (err == KVD_EFORMAT)
         return ctl_say(ctl, EXIT_USAGE, "%s: no file of kvd's", path);
     return ctl_say(ctl, EXIT_USAGE, "%s: %s", path, error_text(err));

@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "client/kvctl/inspect_impl.h"
 #include "tier/layout.h"
+#include "tier/object_name.h"
 
 const char *inspect_state_name(enum inspect_state state)
 {
@@ -258,6 +259,19 @@ void inspect_tell(struct inspect *inspect, uint64_t offset, const struct record 
 
 /* ---- an object in a file of its own ---- */
 
+static void object_name_judge(struct inspect *inspect, struct span key)
+{
+    struct object_name said, right;
+
+    if (!object_name_parse(inspect->source->name, &said)) {
+        inspect_note(inspect, 0, "the file's name is not that of an object: kvd would take no notice of it");
+        return;
+    }
+    object_name_of(key, &right);
+    if (memcmp(said.hex, right.hex, OBJECT_HEX) != 0)
+        inspect_wrong(inspect, 0, "the name is not that of its key, which is %s: kvd does not serve it", right.hex);
+}
+
 int inspect_object(struct inspect *inspect)
 {
     const uint64_t bytes = inspect->source->bytes;
@@ -273,6 +287,7 @@ int inspect_object(struct inspect *inspect)
         inspect_text(inspect, "at_start", "kvd leaves it alone");
         return 0;
     }
+    object_name_judge(inspect, record.key);
     if (bytes != (uint64_t)shape.blocks * BLOCK_BYTES)
         inspect_wrong(inspect, (uint64_t)shape.blocks * BLOCK_BYTES, "the file goes on after its record");
     const int value = inspect_value(inspect, 0, &record, &shape);
@@ -305,7 +320,10 @@ static judge_fn judge_of(const uint8_t *at, const uint8_t *second)
 static judge_fn judge_by_name(const char *name)
 {
     uint64_t sequence = 0;
+    struct object_name object;
 
+    if (object_name_parse(name, &object))
+        return inspect_object;
     if (inspect_sequence(name, "", ".seg", &sequence))
         return inspect_segment;
     if (inspect_sequence(name, "removes-", ".log", &sequence))

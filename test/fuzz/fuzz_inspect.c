@@ -68,8 +68,8 @@ static void look(const uint8_t *at, size_t len, const char *name, bool verify)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const names[] = {IMAGE_NAME, "removes-0000000000000001.log", "node", "x"};
-    look(data, size, names[size > 0 ? data[size - 1] % 4 : 0], true);
+    static const char *const names[] = {IMAGE_NAME, "removes-0000000000000001.log", "node", "0123456789abcdef0123456789abcdef", "x"};
+    look(data, size, names[size > 0 ? data[size - 1] % 5 : 0], true);
     if (size < 4)
         return 0;
     uint8_t *at = malloc(IMAGE_FULL_BYTES);

@@ -1,12 +1,15 @@
 """kvctl inspect: what it says of files that a kvd wrote, of files that were damaged at known places, and what kvd then makes of them."""
 import json
 import os
+import pathlib
 import resource
 import shutil
 import subprocess
 
 import pytest
 
+import faultfs
+from faultfs import FaultFs
 from harness import BUILD, GIB, MIB, die_with_parent, kvctl, kvctl_json, make_newer
 
 GOOD, WRONG, CANNOT = 0, 1, 2
@@ -181,6 +184,55 @@ def test_the_small_files(stored):
     assert code == WRONG and offsets(told) == [0] and told["node"] == "n1", "the other copy is good"
 
 
+def test_an_object_with_a_file_of_its_own(start, folder):
+    kvd = start(segment_size="0")
+    wire = kvd.wire()
+    wire.store(b"one", 700_000)
+    wire.sync()
+    path = pathlib.Path(kvctl("locate", "one", "--dir", kvd.data).stdout.decode().strip())
+    code, told = inspect(path)
+    assert code == GOOD and not told["notes"] and told["kind"] == "object" and told["at_start"] == "kvd finds it"
+    assert [(record["key"], record["size"], record["state"]) for record in told["records"]] == [("one", 700_000, "alone")]
+    shutil.copy(path, folder / path.name.replace(path.name[0], "0" if path.name[0] != "0" else "1"))
+    code, told = inspect(next(folder.glob("?" * 32)))
+    assert code == WRONG and "is not that of its key" in told["wrong"][0]["text"]
+    kvd.stop()
+    flip(path, BLOCK + 300_000)
+    code, told = inspect(path)
+    assert code == WRONG and "chunk 2 of 3" in told["wrong"][0]["text"]
+    kvd.start()
+    kvd.wire().misses(b"one")
+
+
+@pytest.mark.skipif(faultfs.why_not() is not None, reason=str(faultfs.why_not()))
+def test_on_a_disk_that_fails(stack, start, folder):
+    """What cannot be read is said, at its offset; the rest is judged."""
+    fs = stack.enter_context(FaultFs(folder))
+    kvd = start(data=fs.point / "data")
+    wire = kvd.wire()
+    for number in range(4):
+        wire.store(b"k%d" % number, 50_000)
+    kvd.stop()
+    [segment] = kvd.segments()
+    assert inspect(segment)[0] == GOOD
+    fs.remount()
+    fs.add("op=read err=EIO")
+    assert kvctl("inspect", segment).returncode == CANNOT
+    fs.remount()
+    fs.clear()
+    fs.add("op=read err=EIO nth=2")
+    code, told = inspect(segment)
+    assert code == WRONG and "input/output error" in json.dumps(told["wrong"]).lower()
+
+
+def test_on_bindfs(start, bindfs):
+    kvd = start(data=bindfs.point / "data")
+    kvd.wire().store(b"key", 3 * MIB)
+    kvd.stop()
+    code, told = inspect(kvd.segments()[0])
+    assert code == GOOD and told["found"] == 1
+
+
 def test_what_cannot_be_inspected(folder):
     (folder / "text").write_text("hello\n")
     os.mkfifo(folder / "fifo")
@@ -188,7 +240,8 @@ def test_what_cannot_be_inspected(folder):
                       (folder / "fifo", "not an ordinary file")):
         done = kvctl("inspect", path)
         assert done.returncode == CANNOT and why in done.stderr.decode().lower(), done
-        assert kvctl("--json", "inspect", path).returncode == CANNOT
+        done = kvctl("--json", "inspect", path)
+        assert done.returncode == CANNOT and json.loads(done.stdout)["exit"] == CANNOT
     assert kvctl("inspect").returncode == CANNOT
 
 

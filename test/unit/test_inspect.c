@@ -338,6 +338,7 @@ Test(inspect, chunks_are_named)
     struct file file = {0};
     cr_assert_eq(judge(&file, at, BLOCK_BYTES + SIZE, "anything", true), 0);
     cr_assert_eq(file.wrong, 0, "%s", file.first);
+    cr_assert_eq(file.notes, 1, "its name is none");
     cr_assert_eq(file.states[INSPECT_ALONE], 1);
     value[RECORD_CHUNK_BYTES + 5] ^= 1;
     judge(&file, at, BLOCK_BYTES + SIZE, "anything", true);
