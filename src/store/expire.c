@@ -49,7 +49,7 @@ bool entry_expired(struct store *store, struct entry *entry)
 /* Its record ends by the wall clock: where that was set back, a restart would find it alive. A file of its own goes at once. */
 void entry_expire(struct store *store, struct entry *entry)
 {
-    bool on_disk = entry->place != NULL;
+    bool on_disk = entry->place || entry->flags & ENTRY_STRAY;
     on_disk |= persist_detach(store, entry);
     if (on_disk && (disk_has_objects(store->disk) || clock_behind_ms(store) > CLOCK_SLACK_MS))
         bury(store, entry_key(entry), entry->version);

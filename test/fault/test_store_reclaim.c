@@ -196,6 +196,61 @@ Test(store_reclaim, a_copy_counts_when_it_is_synced)
     end();
 }
 
+/* Of several copies the k-th fails, in its write or in its sync: the others arrive, that one goes with its segment, and nothing of it
+ * rises. */
+Test(store_reclaim, the_kth_copy_fails)
+{
+    enum { COPIES = 5 };
+    for (unsigned k = 0; k < 2 * COPIES; k++) {
+        begin();
+        char key[32];
+        for (unsigned i = 0; i < COPIES; i++) {
+            snprintf(key, sizeof key, "n%u", i);
+            put_on_disk(key, i, SMALL);
+        }
+        struct segment *old = bench.disk->open;
+        fake_seal(bench.disk);
+        for (unsigned i = 0; i < COPIES; i++) {
+            snprintf(key, sizeof key, "n%u", i);
+            use(key);
+        }
+        used(8 * SEGMENT - 1);
+        fake_read_all(bench.disk);
+        settle();
+        cr_assert_eq(fake_count(&bench.disk->queue), COPIES);
+        for (unsigned i = 0; i < COPIES; i++) {
+            struct disk_write *write = fake_write_at(&bench.disk->queue, 0);
+            fake_write_run(bench.disk, write);
+            fake_write_end(bench.disk, write, i == k ? -EIO : 0);
+        }
+        for (unsigned i = 0; fake_count(&bench.disk->syncs) > 0; i++)
+            fake_sync_end(bench.disk, 0, i == k - COPIES ? -EIO : 0);
+        settle();
+        bool synced = k < COPIES; /* who comes behind a failed sync of the same file is not told that it is well */
+        cr_assert_eq(info().figures.rewritten_objects, synced ? COPIES - 1 : k - COPIES);
+        cr_assert_eq(info().figures.rewrite_failures, synced ? 1 : 2 * COPIES - k);
+        cr_assert(old->killing);
+        fake_kill_all(bench.disk);
+        settle();
+        bench.disk->used_bytes = 0;
+        fake_reap(bench.disk);
+        store_set_persist(bench.store, PERSIST_NONE);
+        for (unsigned i = 0; i < COPIES; i++) {
+            snprintf(key, sizeof key, "n%u", i);
+            if (where_is(key)) {
+                expect_value_anywhere(key, i, SMALL);
+                continue;
+            }
+            struct put put;
+            if (put_go(&put, key, 0, 100 + i, SMALL) == STORE_PENDING)
+                fake_kill_all(bench.disk);
+            cr_assert_eq(put.outcome, STORE_OK);
+            cr_assert_not(fake_may_rise(bench.disk, span_text(key), stat_of(key).version - 1), "k %u: %s", k, key);
+        }
+        end();
+    }
+}
+
 Test(store_reclaim, a_remove_while_it_is_copied_wins)
 {
     for (unsigned stage = 0; stage < 4; stage++) {
