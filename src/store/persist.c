@@ -234,6 +234,7 @@ static int writing_start(struct store *store, struct entry *entry, struct shelf 
         .version = entry->version,
         .checksum = entry->checksum,
         .expires_ms = expire_wall_ms(store, entry),
+        .first = from != NULL, /* or it would come when its segment has gone: the queue is long when room is short */
         .blob = entry->blob,
     };
     err = disk_write_start(store->disk, &writing->write, written);

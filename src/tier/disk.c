@@ -486,10 +486,28 @@ struct segment *disk_segment_next(const struct disk *disk, const struct segment 
     return next == &disk->segments ? NULL : CONTAINER_OF(next, struct segment, link);
 }
 
+static uint64_t sequence_of(struct list *at)
+{
+    return CONTAINER_OF(at, struct segment, link)->head.sequence;
+}
+
+/* Of those there are; 0 when there are none. */
+static uint64_t middle_sequence(const struct disk *disk)
+{
+    if (list_empty(&disk->segments))
+        return 0;
+    return sequence_of(disk->segments.next) + (sequence_of(disk->segments.prev) - sequence_of(disk->segments.next)) / 2;
+}
+
+/* New ones come at the end, those that are found at start at the beginning. */
 void disk_segment_insert(struct disk *disk, struct segment *segment)
 {
+    uint64_t sequence = segment->head.sequence;
     struct list *after = disk->segments.prev;
-    while (after != &disk->segments && CONTAINER_OF(after, struct segment, link)->head.sequence > segment->head.sequence)
+    if (sequence < middle_sequence(disk))
+        for (after = &disk->segments; sequence_of(after->next) < sequence;)
+            after = after->next;
+    while (after != &disk->segments && sequence_of(after) > sequence)
         after = after->prev;
     list_insert_after(after, &segment->link);
     segment->shown = true;

@@ -401,6 +401,16 @@ static void opening_free(struct opening *opening)
     free(opening);
 }
 
+/* The newest are read first: where the table has not room for all, it is the oldest that are left. */
+static void files_turn(struct found_file *files, size_t count)
+{
+    for (size_t i = 0; i < count / 2; i++) {
+        struct found_file file = files[i];
+        files[i] = files[count - 1 - i];
+        files[count - 1 - i] = file;
+    }
+}
+
 static void opening_take(struct disk *disk, struct opening *opening)
 {
     disk->lock = opening->lock;
@@ -425,6 +435,7 @@ static void opening_take(struct disk *disk, struct opening *opening)
     }
     if (opening->log_file.fd >= 0)
         disk_log_begin(disk, &opening->log_file, opening->log_id, opening->log_sequence);
+    files_turn(disk->found_files, disk->found_count);
     opening->files = NULL;
     opening->closed_logs.at = NULL;
     opening->dead = NULL;

@@ -568,7 +568,7 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
     drain_begin(disk);
     disk->figures.queued_bytes += write->bytes;
     disk->figures.queued_records++;
-    write_queue(disk, write, false);
+    write_queue(disk, write, write->first);
     return 0;
 }
 

@@ -643,7 +643,10 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
     write->bytes = BLOCK_BYTES + round_up(blob_size(write->blob), BLOCK_BYTES);
     disk->queued_bytes += write->bytes;
     disk->writes_started++;
-    list_push_back(&disk->queue, &write->link);
+    if (write->first)
+        list_push_front(&disk->queue, &write->link);
+    else
+        list_push_back(&disk->queue, &write->link);
     return 0;
 }
 
