@@ -11,7 +11,7 @@
 #include "proto/settings.h"
 #include "session.h"
 
-enum { TICK_MS = 250, MAX_VALUE_SHARE = 4 };
+enum { TICK_MS = 250, MAX_VALUE_SHARE = 4, HURRY_MS = 5000 };
 
 /* ---- connections ---- */
 
@@ -244,6 +244,8 @@ static void store_closed(void *arg)
     timer_stop(&server->drain_timer);
     if (server->exit_status == 0)
         log_stopped(server);
+    if (server->hurried)
+        server->exit_status = 1;
     loop_stop(server->loop);
 }
 
@@ -263,9 +265,22 @@ void server_check_end(struct server *server)
         task_post(&server->end);
 }
 
+/* What is written is closed in order, if the disk lets it: the hottest objects, for they came first. */
+static void give_up_writing(struct server *server)
+{
+    log_error(server->log, "drain_timeout", "lost=\"what was not written yet\"");
+    server->hurried = true;
+    timer_start(&server->drain_timer, min_u64(server->config->drain_timeout, HURRY_MS));
+    store_close_hurry(server->store);
+}
+
 static void give_up_waiting(struct timer *timer)
 {
     struct server *server = CONTAINER_OF(timer, struct server, drain_timer);
+    if (server->stop_asked && !server->hurried) {
+        give_up_writing(server);
+        return;
+    }
     if (server->stop_asked || server->drain_over) {
         log_error(server->log, "drain_timeout", "lost=\"what was not written yet\"");
         loop_exit_now(1);

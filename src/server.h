@@ -64,6 +64,7 @@ struct server {
     bool tearing_down; /* ADMIN teardown: so is all else, and at the end the folder goes */
     struct task stop;  /* of what is torn down */
     bool stop_asked;   /* the store is closing */
+    bool hurried;      /* and has had its time */
     int exit_status;
     struct server_figures figures;
     struct buffer out;  /* metas are packed here, one at a time */

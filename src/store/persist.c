@@ -390,13 +390,8 @@ static bool start_hottest(struct store *store)
  * the whole table that follows. No more than were there at the start, for others may be putting. False when it is time for the walk. */
 static bool write_hottest(struct store_sync *sync)
 {
-    unsigned n = 0;
-    while (n < STEP_KEYS && sync->hot_left > 0 && start_hottest(sync->store)) {
-        sync->hot_left--;
-        n++;
-    }
-    if (n < STEP_KEYS)
-        sync->hot_left = 0;
+    for (unsigned n = 0; n < STEP_KEYS && sync->hot_left > 0 && persist_queue_has_room(sync->store); n++)
+        sync->hot_left = start_hottest(sync->store) ? sync->hot_left - 1 : 0;
     return sync->hot_left > 0;
 }
 

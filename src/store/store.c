@@ -139,7 +139,8 @@ static void close_disk(struct store *store, bool abandon)
 static void last_synced(struct store_sync *sync, int err)
 {
     (void)err; /* logged where it arose; the disk tier closes whatever there is */
-    close_disk(sync->store, false);
+    if (!sync->store->closing)
+        close_disk(sync->store, false);
 }
 
 void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg)
@@ -149,6 +150,15 @@ void store_close(struct store *store, bool abandon, store_closed_fn fn, void *ar
     store->closed_arg = arg;
     if (abandon || store_sync_start(store, &store->last_sync, false, last_synced) != STORE_PENDING)
         close_disk(store, abandon);
+}
+
+void store_close_hurry(struct store *store)
+{
+    if (!store->closed_fn || store->closing)
+        return;
+    list_remove(&store->last_sync.link);
+    task_cancel(&store->last_sync.step);
+    close_disk(store, true);
 }
 
 static void forget_all(void *arg, struct entry *entry)

@@ -73,6 +73,9 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
  * is dropped (and counted). */
 typedef void (*store_closed_fn)(void *arg);
 void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg);
+/* Time is over: what store_close() has not begun to write is dropped (and counted), what it has written is closed in order. Harmless at any
+ * other time. */
+void store_close_hurry(struct store *store);
 /* After fn of store_close(), when no request is under way and no blob is referenced outside. */
 void store_free(struct store *store);
 

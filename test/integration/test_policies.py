@@ -268,6 +268,29 @@ def test_ack_disk_waits_where_others_are_shed(slow):
         wire.holds(key, 100 * KIB)
 
 
+@needs_fuse
+def test_an_end_that_takes_too_long_keeps_the_hottest(slow):
+    kvd = slow(300, memory="64m", disk="1g", args=["--persist", "on-evict", "--drain-timeout", "2s", "--write-queue", "2m"])
+    wire = kvd.wire()
+    keys = keys_of(b"k", 40)
+    for key in keys:
+        wire.store(key, MIB)
+    assert wire.info("disk")["disk"]["writes_total"] == 0
+    kvd.close_wires()
+    assert kvd.terminate() == 1
+    log = kvd.log()
+    assert "event=drain_timeout" in log and "event=stopped" in log
+    lost = int(log.split("not_on_disk=")[-1].split()[0])
+    wire = kvd.start().wire()
+    there = present(wire, keys)
+    assert 0 < len(there) == 40 - lost < 40
+    assert there == set(keys[-len(there):]), "the hottest are written first"
+    disk = wire.info("disk")["disk"]
+    assert disk["recovered_walked"] == 0 and disk["torn_tails"] == 0, "it ended in order"
+    for key in there:
+        wire.holds(key, MIB)
+
+
 def test_when_behind_changes_while_it_runs(start):
     wire = start(memory="32m").wire()
     assert wire.info("disk")["disk"]["when_behind"] == "wait"

@@ -422,7 +422,7 @@ Test(store_policies, sync_writes_the_hottest_first_and_within_the_queue)
     expect_value("n7", 7, SMALL);
     struct syncing syncing;
     sync_go(&syncing);
-    cr_assert_lt(bench.disk->queued_bytes, MIB + 64 * 3 * BLOCK_BYTES);
+    cr_assert_lt(bench.disk->queued_bytes, MIB + 3 * BLOCK_BYTES);
     cr_assert(span_equal(fake_write_at(&bench.disk->queue, 0)->key, span_text("n7")), "the hottest is first");
     for (unsigned i = 1; i < 64; i++)
         cr_assert(span_equal(fake_write_at(&bench.disk->queue, i)->key, span_text(name("n", COUNT - i))), "then the others");
@@ -479,6 +479,42 @@ Test(store_policies, the_end_writes_what_the_policy_could)
     cr_assert_eq(closed, 1);
     store_free(bench.store);
     loop_free(bench.loop);
+}
+
+/* Time is over in the midst of it: what has been written is closed in order, the rest dropped and counted, and the end comes once. */
+Test(store_policies, an_end_whose_time_is_over_keeps_what_was_written)
+{
+    for (unsigned state = 0; state < 3; state++) {
+        struct store_config config = bench_config();
+        config.persist = PERSIST_ON_EVICT;
+        config.queue_bytes = MIB;
+        bench_begin_on(&config);
+        store_close_hurry(bench.store); /* harmless */
+        fill("n", 40 * BLOCK);
+        unsigned closed = 0, written = state == 2 ? 40 : 5;
+        store_close(bench.store, false, count_closed, &closed);
+        settle();
+        for (unsigned i = 0; i < written; i++) {
+            if (state > 0 || i < 4) /* or one is under way */
+                fake_write_run(bench.disk, fake_write_at(&bench.disk->queue, 0));
+            while (!list_empty(&bench.disk->running))
+                fake_write_end(bench.disk, fake_write_at(&bench.disk->running, 0), 0);
+            settle();
+        }
+        if (state == 0)
+            fake_write_run(bench.disk, fake_write_at(&bench.disk->queue, 0));
+        cr_assert_eq(fake_count(&bench.disk->syncs), state == 2 ? 1 : 0);
+        store_close_hurry(bench.store);
+        store_close_hurry(bench.store);
+        cr_assert(bench.disk->closing && bench.disk->abandon);
+        settle();
+        fake_close_end(bench.disk);
+        cr_assert_eq(closed, 1);
+        cr_assert_eq(info().table.on_disk, written);
+        cr_assert(state == 2 || info().figures.unwritten_closing > 0);
+        store_free(bench.store);
+        loop_free(bench.loop);
+    }
 }
 
 /* ---- ack: disk ---- */
