@@ -557,6 +557,7 @@ int disk_new(struct disk **out, struct loop *loop, const struct log *log, const 
 
 void disk_close(struct disk *disk, bool abandon, disk_closed_fn fn, void *arg)
 {
+    cr_assert_not(disk->closing, "closed twice");
     disk->closing = true;
     disk->abandon = abandon;
     disk->closed_fn = fn;
