@@ -402,13 +402,13 @@ Test(store, waiting_ends_by_time_and_can_be_stopped)
 {
     bench_begin_usual();
     struct waiter late, stopped;
-    wait_go(&late, 30);
-    wait_go(&stopped, 30);
+    wait_go(&late, 300);
+    wait_go(&stopped, 300);
     store_wait_stop(&stopped.wait);
     store_wait_stop(&stopped.wait);
     pass_ms(10);
     cr_assert_eq(late.ended, 0);
-    pass_ms(60);
+    pass_ms(400);
     cr_assert(late.ended == 1 && late.err == KVD_EBUSY && stopped.ended == 0);
     cr_assert_eq(info().figures.waits, 2);
     cr_assert_eq(info().figures.waits_expired, 1);
