@@ -61,7 +61,7 @@ class Put:
 
 
 Read = collections.namedtuple("Read", "begin end reason")
-Remove = collections.namedtuple("Remove", "begin end done")
+Remove = collections.namedtuple("Remove", "begin end done what")
 Seen = collections.namedtuple("Seen", "begin end what")
 
 
@@ -97,9 +97,13 @@ class History:
         self.strict = []  # times [begin, end] in which nothing may be forgotten
         self.lock = threading.Lock()
         self.idents = 0
+        self.noted = []  # what else happened, and when: for who has to understand it
         self.calls = 0
 
     # -- recording
+
+    def note(self, what):
+        self.noted.append((time.monotonic(), what))
 
     def put_begins(self, key, size, durable=False, replace=True, ttl_s=0):
         with self.lock:
@@ -141,12 +145,12 @@ class History:
             self.calls += 1
             self.keys[key].seen.append(Seen(begin, time.monotonic(), what))
 
-    def is_removed(self, keys, begin, done, failed=False):
+    def is_removed(self, keys, begin, done, failed=False, what="remove"):
         """`done`, or nobody knows; `failed`: it was answered so, which was the disk's fault."""
         with self.lock:
             self.calls += 1
             for key in keys:
-                self.keys[key].removes.append(Remove(begin, time.monotonic() if done else math.inf, done))
+                self.keys[key].removes.append(Remove(begin, time.monotonic() if done else math.inf, done, what))
                 if failed:
                     self.keys[key].failed.append(begin)
 
@@ -173,7 +177,7 @@ class History:
             try:
                 judge_key(key, self.crashes, self.strict)
             except Wrong as wrong:
-                raise Wrong(f"{name}: {wrong}\n{told(key, self.crashes, wrong.puts)}") from None
+                raise Wrong(f"{name}: {wrong}\n{told(key, self.crashes, self.noted, wrong.puts)}") from None
 
 
 def judge_key(key, crashes, strict):
@@ -198,13 +202,13 @@ def judge_key(key, crashes, strict):
 
 
 def came_back(key, crashes, old, new, f, s):
-    """A remove or a replace of `old` failed on disk (IO_ERROR), or its bytes were bad: it is gone from that process alone, and may be there
-    again after a restart, over a `new` one that is no replace. Is that what happened?"""
+    """`old` itself, or a remove or replace of it, failed on disk (IO_ERROR), or its bytes were bad: once gone from that process it may be
+    there again after a restart, over a `new` one that is no replace. Is that what happened?"""
     if new.replace:
         return False
-    failed = [begin for begin in key.failed if old.begin < begin < new.end]
+    failed = [begin for begin in key.failed if old.begin <= begin < new.end]
     crash = next((crash for crash in crashes if failed and crash.end > max(failed[0], f)), None)
-    return crash is not None and s < crash.end and not any(f < hit.begin < crash.begin for hit in old.hits)
+    return crash is not None and s < crash.end and not any(f < hit.begin < crash.end for hit in old.hits)
 
 
 def zones(key):
@@ -252,7 +256,7 @@ def mortal(key, put):
 
 def put_away(key, put, begin, end, grace_s=0):
     """May another call, or its end, have taken it away between `begin` and `end`?"""
-    if put is not None and put.dies < end + grace_s:
+    if put is not None and put.dies < end + grace_s + 0.01:
         return True
     return (any(remove.begin < end and remove.end > begin for remove in key.removes)
             or any(other is not put and other.begin < end and other.last_effect() > begin and (other.replace or other.dies < math.inf)
@@ -286,10 +290,10 @@ def describe(what):
     if isinstance(what, Put):
         how = ("replace " if what.replace else "") + ("ack:disk " if what.durable else "") + (f"ttl {what.dies - what.begin} " if what.dies < math.inf else "")
         return f"value {what.ident} ({how}{what.outcome}, put at {what.begin:.6f} to {what.end:.6f}, read {len(what.hits)} times)"
-    return f"the remove at {what.begin:.6f} to {what.end:.6f}"
+    return f"the {what.what} at {what.begin:.6f} to {what.end:.6f}"
 
 
-def told(key, crashes, puts):
+def told(key, crashes, noted, puts):
     """A key's calls, in order: those around what some puts are about, or the last."""
     lines = [(put.begin, describe(put)) for put in key.puts]
     lines += [(hit.begin, f"  value {put.ident} read at {hit.begin:.6f} to {hit.end:.6f}") for put in key.puts for hit in put.hits]
@@ -297,8 +301,9 @@ def told(key, crashes, puts):
     lines += [(miss.begin, f"  missed at {miss.begin:.6f} to {miss.end:.6f} {miss.reason or ''}") for miss in key.misses]
     lines += [(seen.begin, f"  {seen.what} at {seen.begin:.6f} to {seen.end:.6f}") for seen in key.seen]
     lines += [(crash.begin, f"ENDED at {crash.begin:.6f}, serves again at {crash.end:.6f}") for crash in crashes]
+    lines += [(moment, f"NOTED {what}") for moment, what in noted]
     lines.sort()
     moments = [put.begin for put in puts] + [moment for put in puts for hit in put.hits for moment in hit[:2]]
     if moments:
-        lines = [line for line in lines if any(abs(line[0] - moment) < 0.03 for moment in moments) or line[1].startswith("ENDED")]
+        lines = [line for line in lines if any(abs(line[0] - moment) < 0.03 for moment in moments) or line[1].startswith(("ENDED", "NOTED"))]
     return "\n".join(f"{moment:.6f} {line}" for moment, line in lines[-120:])

@@ -5,6 +5,7 @@ runs alike; a failure prints the seed of its directory all the same, with the ca
 """
 import collections
 import os
+import pathlib
 import random
 import threading
 import time
@@ -78,12 +79,13 @@ class Chance:
 class Client(threading.Thread):
     """Calls at random until the server is gone or `over` is set."""
 
-    def __init__(self, kvd, history, seed, over):
+    def __init__(self, kvd, history, seed, over, bad_bytes=False):
         super().__init__(daemon=True)
         self.wire, self.history, self.rng, self.over = harness.Wire(kvd.port, timeout_s=60), history, random.Random(seed), over
         self.wrong = None
         self.codes = collections.Counter()
         self.leases, self.disk_reads = [], 0
+        self.bad_bytes = bad_bytes  # are dropped, though leased: when a scrub or another's read meets them
         self.ops = [(25, self.put), (40, self.get), (6, self.get_range), (4, self.mget), (5, self.exists), (4, self.match), (3, self.remove),
                     (0.2, self.remove_prefix), (4, self.lease), (4, self.release), (2, self.stat), (1, self.pin), (2, self.admin),
                     (0.3, self.config), (0.03, self.remove_all), (0.5, self.scan)]
@@ -171,7 +173,7 @@ class Client(threading.Thread):
     def lease(self):
         keys, begin = self.keys(3), time.monotonic()
         got = self.call(MATCH, {"keys": keys, "lease_ms": 2_000})
-        if got.code == OK and got.meta.get("lease"):
+        if got.code == OK and got.meta.get("lease") and not self.bad_bytes:
             lease = self.history.is_leased(keys[:got.meta["count"]], begin, 2)
             self.leases.append((got.meta["lease"], lease))
 
@@ -182,15 +184,15 @@ class Client(threading.Thread):
             self.call(RELEASE, {"lease": number})
 
     def removed(self, keys, op, meta):
-        begin = time.monotonic()
+        begin, name = time.monotonic(), {REMOVE: "remove", REMOVE_PREFIX: "prefix remove", REMOVE_ALL: "remove of all"}[op]
         try:
             code = self.call(op, meta).code
         except (Closed, OSError):
-            self.history.is_removed(keys, begin, False)
+            self.history.is_removed(keys, begin, False, what=name)
             raise
         assert code in (OK, IO_ERROR, TIMEOUT, BUSY, CLOSING), code
         if code not in (BUSY, CLOSING):
-            self.history.is_removed(keys, begin, code == OK, failed=code != OK)
+            self.history.is_removed(keys, begin, code == OK, code != OK, name)
 
     def remove(self):
         keys = self.keys(2)
@@ -295,7 +297,8 @@ def one_life(fs, kvd, chance, history, run, seed):
     faults = chance.faults()
     rules = {fs.add(fault): fault for fault in faults}
     over = threading.Event()
-    clients = [Client(kvd, history, f"{seed} {number}", over) for number in range(CLIENTS)]
+    bad_bytes = any("op=read" in fault for fault in faults)
+    clients = [Client(kvd, history, f"{seed} {number}", over, bad_bytes) for number in range(CLIENTS)]
     begin = time.monotonic()
     for client in clients:
         client.start()
@@ -307,7 +310,9 @@ def one_life(fs, kvd, chance, history, run, seed):
         fs.clear()
         fs.release()
     elif lot < 0.5:
+        history.note("the mount vanishes")
         come_and_go(fs, chance.rng)
+        history.note("the mount is back")
         run.ends["vanished and returned"] += 1
     time.sleep(chance.rng.choice((0.05, 0.1, 0.5, 1.5)))
     how = chance.end()
@@ -354,7 +359,10 @@ def one_directory(fs, start, stack, seed, run, end):
         history.judge()
     except AssertionError as error:
         log = kvd.log()
-        raise Wrong(f"KVD_SOAK_SEED={seed}: {vars(chance)} {done}: {error}\n{log[-6000:]}") from error
+        pathlib.Path(harness.BUILD / "log").mkdir(exist_ok=True)
+        (harness.BUILD / "log" / "lives.kvd.log").write_text(log)
+        began = f"now is {time.monotonic():.6f} and {time.strftime('%H:%M:%S', time.gmtime())}"
+        raise Wrong(f"KVD_SOAK_SEED={seed}: {vars(chance)} {done}: {error}\n{began}; kvd's log is in {harness.BUILD}/log/lives.kvd.log") from error
     run.calls += history.calls
     run.puts += history.idents
     kvd.fini()
