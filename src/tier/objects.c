@@ -345,7 +345,7 @@ static int kill_file(struct batch *batch, struct op *op, const char *name)
     }
     if (!err && dead) {
         err = fs_unlink(batch->loop, path);
-        op->changed |= !err;
+        op->changed = true; /* also when it failed: it may have been done, and the next kill finds nothing and believes it */
         op->unlinked += !err;
     }
     free(path);

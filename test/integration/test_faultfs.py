@@ -973,6 +973,19 @@ def test_a_second_remove_after_one_that_failed(fs, start_on):
     power_cut(fs, kvd, keep=0).misses(b"k")
 
 
+@pytest.mark.parametrize("how", ["anyway", ""])
+def test_a_second_remove_of_an_objects_own_file(fs, start_on, how):
+    """The unlink was done and said to have failed, so that the second remove finds no file; the first one's end must be durable with it."""
+    kvd = start_on(segment_size="0")
+    wire = kvd.wire()
+    wire.store(b"k", 50_000, ack="disk")
+    fs.add(f"op=unlink err=EIO {how}")
+    assert wire.call(harness.REMOVE, {"keys": [b"k"]}).code == IO_ERROR
+    fs.clear()
+    wire.remove(b"k")
+    power_cut(fs, kvd, keep=0).misses(b"k")
+
+
 # ---- (b) a mount that hangs, vanishes or is full ----
 
 
