@@ -16,7 +16,7 @@
 #include "base/error.h"
 #include "loop/fs.h"
 #include "test/support/disk_rig.h"
-#include "tier/node_file.h"
+#include "tier/disk_inner.h"
 
 /* ---- the faults ---- */
 
@@ -769,13 +769,14 @@ static unsigned found_after(const struct rig *rig, unsigned keys)
 static void rig_with_three(struct rig *rig, uint64_t timeout_ms)
 {
     rig_init(rig);
-    rig->timeout_ms = timeout_ms;
     cr_assert_eq(rig_open(rig), 0);
     cr_assert_eq(rig_put(rig, "0", 10000), 0);
     cr_assert_eq(rig_put(rig, "1", 10000), 0);
     cr_assert_eq(rig_seal(rig), 0);
     cr_assert_eq(rig_put(rig, "2", 10000), 0);
     cr_assert_eq(rig_sync_all(rig), 0);
+    if (timeout_ms > 0)
+        rig->disk->health.timeout_ms = timeout_ms; /* not before: a busy machine may take longer */
 }
 
 Test(disk_health, five_failures_in_a_row_trip_it_and_a_probe_brings_it_back, .timeout = 60)
@@ -920,11 +921,38 @@ Test(disk_health, kills_do_not_wait_for_a_log_that_hangs, .timeout = 60)
     rig_fini(&rig);
 }
 
+/* What the tier says when it is on; with so little patience it may trip again on a busy machine. */
+static int patiently(struct rig *rig, int (*what)(struct rig *rig))
+{
+    int err = KVD_EOFF;
+    for (unsigned tries = 0; tries < 50 && (err == KVD_EOFF || err == -EIO); tries++) {
+        rig_until(rig, is_on, rig);
+        err = what(rig);
+    }
+    return err;
+}
+
+static int get_0(struct rig *rig)
+{
+    return rig_get(rig, "0");
+}
+
+static int get_2(struct rig *rig)
+{
+    return rig_get(rig, "2");
+}
+
+static int put_3(struct rig *rig)
+{
+    int err = rig_put(rig, "3", 10000);
+    return err ? err : rig_sync(rig, "3");
+}
+
 /* One round: it trips, the k-th operation from there on fails, it comes back all the same. True when something failed. */
 static bool come_back_once(unsigned k, enum fault_mode mode, uint64_t shift)
 {
     struct rig rig;
-    rig_with_three(&rig, 20);
+    rig_with_three(&rig, 50);
     fault_arm(1, FAULT_DEAD);
     for (unsigned i = 0; i < 5; i++)
         cr_assert_eq(rig_get(&rig, "0"), -EIO);
@@ -936,11 +964,10 @@ static bool come_back_once(unsigned k, enum fault_mode mode, uint64_t shift)
     rig_until(&rig, nothing_is_owed, &rig);
     bool fired = atomic_load(&fault_fired);
     fault_arm(0, 0);
-    rig_until(&rig, is_on, &rig); /* what failed may have been the fifth */
-    cr_assert_eq(rig_get(&rig, "0"), 0);
-    cr_assert_eq(rig_get(&rig, "2"), 0);
-    cr_assert_eq(rig_put(&rig, "3", 10000), 0);
-    cr_assert_eq(rig_seal(&rig), 0);
+    cr_assert_eq(patiently(&rig, get_0), 0);
+    cr_assert_eq(patiently(&rig, get_2), 0);
+    cr_assert_eq(patiently(&rig, put_3), 0);
+    rig_until(&rig, nothing_is_owed, &rig);
     rig_settle(&rig);
     device_shift = 0;
     unsigned found = found_after(&rig, 4);

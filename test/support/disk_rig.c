@@ -301,7 +301,6 @@ void rig_open_start(struct rig *rig)
         .limit_bytes = rig->limit_bytes,
         .segment_bytes = rig->segment_bytes,
         .read_split_bytes = rig->read_split_bytes,
-        .timeout_ms = rig->timeout_ms,
         .unlink_delay_ms = rig->unlink_delay_ms,
     };
     CHECK(disk_new(&rig->disk, rig->loop, &rig->log, &config, &events, rig) == 0);
