@@ -113,11 +113,18 @@ static void judge(struct probing *probing, struct entry *entry, int err)
         object_lost(store, entry);
 }
 
+/* Was it removed here, and could not be unlinked? (P4: gone from this process all the same.) True for others, too, whose hash is like it.
+ */
+static bool is_undead(const struct store *store, const struct disk_found *found)
+{
+    return store->doubt > 0 && (found->version <= store->many_dead || died_since(store, found->key, found->version - 1));
+}
+
 static void adopt(struct probing *probing)
 {
     struct store *store = probing->store;
     const struct disk_found *found = &probing->probe.found;
-    if (store->closing || disk_kill_pending(store->disk, found->key) || found_expired(store, found))
+    if (store->closing || disk_kill_pending(store->disk, found->key) || found_expired(store, found) || is_undead(store, found))
         return;
     struct entry *entry = entry_of_found(store, found);
     if (!entry)

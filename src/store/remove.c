@@ -25,12 +25,22 @@ static void finish_one(struct store_remove *remove, int err)
         remove->fn(remove, remove->err);
 }
 
+/* What it names may still be on disk, where a look at its file would find it. */
+static void not_killed(struct store *store, enum kill_kind kind, struct span name, uint64_t version)
+{
+    in_doubt(store);
+    if (kind == KILL_KEY)
+        note_dead(store, name, version);
+    else
+        store->many_dead = max_u64(store->many_dead, version);
+}
+
 static void removal_done(struct disk_kill *kill, int err)
 {
     struct removal *removal = CONTAINER_OF(kill, struct removal, kill);
     struct store_remove *remove = removal->remove;
     if (err)
-        in_doubt(remove->store);
+        not_killed(remove->store, kill->kind, kill->name, kill->version);
     if (kill->kind == KILL_KEY)
         probe_overtake(remove->store, kill->name);
     else
@@ -61,7 +71,7 @@ static void log_removal(struct store_remove *remove, enum kill_kind kind, struct
         remove->kills++;
         return;
     }
-    in_doubt(remove->store);
+    not_killed(remove->store, kind, name, version);
     free(removal);
     if (!remove->err)
         remove->err = err;

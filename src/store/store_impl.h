@@ -183,6 +183,7 @@ struct store {
     bool ended_on_disk; /* a record may be there whose object has had its end: a restart would show it were the wall clock set back */
     /* By hash of the key: the highest version that went while a record of it may have been on disk. */
     uint64_t dead[DEAD_SLOTS];
+    uint64_t many_dead; /* the highest version that a remove of many was to kill and could not; 0: all could */
     /* objects that are files: looks at files that are under way, by hash and in the order of time; keys without one, of late */
     struct list probings[PROBING_SLOTS];
     struct list probings_in_time;
