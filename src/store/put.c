@@ -215,17 +215,15 @@ static bool must_kill_first(struct store *store, const struct store_put *put, st
     return entry && (entry->place || entry->flags & ENTRY_STRAY || !persist_withdraw(store, entry));
 }
 
-/* Was the key put again while our entry of the log was on its way? That does not reach what may be on disk of the newer one. Entries of
- * other puts that wait as we do are no reason to wait once more: two of them would wait for each other for ever. */
+/* Was the key put again, and perhaps removed, while our entry of the log was on its way? That does not reach what may be on disk of the
+ * newer one. Entries of other puts that wait as we do are no reason to wait once more: two of them would wait for each other for ever. */
 static bool overtaken(struct store *store, const struct store_put *put)
 {
     struct entry *entry = store_find(store, put->key);
-    if (!put->replace)
-        return false;
     if (!entry)
         return (disk_kill_pending(store->disk, put->key) && died_since(store, put->key, put->kill.version)) ||
-               store->doubt > put->kill.version;
-    return entry->version > put->kill.version && must_kill_first(store, put, entry);
+               (put->replace && store->doubt > put->kill.version);
+    return put->replace && entry->version > put->kill.version && must_kill_first(store, put, entry);
 }
 
 static void killed(struct disk_kill *kill, int err);
