@@ -320,9 +320,12 @@ void server_stop(struct server *server)
     server_check_end(server);
 }
 
+/* Unless a signal came first: a second stop would be one that waits for nothing. */
 static void stop_task(struct task *task)
 {
-    server_stop(CONTAINER_OF(task, struct server, stop));
+    struct server *server = CONTAINER_OF(task, struct server, stop);
+    if (server->state != SERVER_DRAINING)
+        server_stop(server);
 }
 
 void server_tear_down(struct server *server)
