@@ -377,10 +377,41 @@ static void do_scan(struct client *client)
 
 static void do_admin(struct client *client, enum action action)
 {
+    static const char *const actions[ACTIONS] = {
+        [ACT_SYNC] = "sync",         [ACT_SEAL] = "seal",   [ACT_EVICT] = "evict",       [ACT_SCRUB] = "scrub",
+        [ACT_SEGMENTS] = "segments", [ACT_DRAIN] = "drain", [ACT_TEARDOWN] = "teardown",
+    };
+    bool rare = action == ACT_DRAIN || action == ACT_TEARDOWN;
+    if (rare && !chance_one_in(6))
+        return;
     struct request *request = request_new(client, action, OP_ADMIN);
-    struct msg_admin msg = {.has = 1u << F_ADMIN_ACTION, .action = span_text(action == ACT_SEAL ? "seal" : "sync")};
-    set_timeout(&msg.has, &msg.timeout_ms);
+    struct msg_admin msg = {.has = 1u << F_ADMIN_ACTION, .action = span_text(actions[action])};
+    for (unsigned i = 0; i < SIM_KEYS && action == ACT_TEARDOWN; i++)
+        add_key(client, request, CALL_REMOVE, i);
+    if (action == ACT_EVICT && chance_one_in(2)) {
+        msg.has |= 1u << F_ADMIN_BYTES;
+        msg.bytes = chance_delay(4 * MIB);
+    } else if (action == ACT_SCRUB) {
+        msg.has |= 1u << F_ADMIN_RATE | 1u << F_ADMIN_WAIT;
+        msg.rate = chance_between(MIB, 1000 * MIB);
+        msg.wait = chance_one_in(2);
+        sim->figures.scrubs++;
+    } else if (action == ACT_TEARDOWN) {
+        msg.has |= 1u << F_ADMIN_NODE;
+        msg.node = span_text("sim");
+        sim->figures.teardowns++;
+    } else if (action == ACT_DRAIN) {
+        sim->figures.drains++;
+    } else if (action == ACT_SEGMENTS && chance_one_in(2)) {
+        msg.has |= 1u << F_ADMIN_LIMIT;
+        msg.limit = chance_between(1, 4);
+    }
+    if (action != ACT_TEARDOWN)
+        set_timeout(&msg.has, &msg.timeout_ms);
+    say("client %u admin %s", client->number, actions[action]);
     send_frame(client, request, &msg, NULL, 0, UINT64_MAX);
+    if (rare)
+        life_ends_soon();
 }
 
 static void do_config(struct client *client)
@@ -659,6 +690,8 @@ static bool answered(struct client *client, struct request *request, const struc
         got_removed(client, request, frame);
     else if (request->op == OP_STAT)
         got_stat(client, request, frame, &reply.stat);
+    else if (request->action == ACT_TEARDOWN)
+        got_removed(client, request, frame);
     else if (request->action == ACT_SYNC || request->action == ACT_SEAL)
         got_synced(client, request, frame);
     else if (failed)
@@ -817,6 +850,11 @@ static void do_action(struct client *client, enum action action)
         break;
     case ACT_SYNC:
     case ACT_SEAL:
+    case ACT_EVICT:
+    case ACT_SCRUB:
+    case ACT_SEGMENTS:
+    case ACT_DRAIN:
+    case ACT_TEARDOWN:
         do_admin(client, action);
         break;
     case ACT_CONFIG:

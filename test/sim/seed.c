@@ -17,10 +17,11 @@ static bool sweeping(void)
 static void weights_choose(struct scenario *scenario)
 {
     static const unsigned usual[ACTIONS] = {
-        [ACT_PUT] = 30,       [ACT_GET] = 25,   [ACT_RANGE] = 5,   [ACT_MGET] = 8,    [ACT_EXISTS] = 5,
-        [ACT_MATCH] = 3,      [ACT_LEASE] = 6,  [ACT_RELEASE] = 3, [ACT_REMOVE] = 10, [ACT_REMOVE_PREFIX] = 2,
-        [ACT_REMOVE_ALL] = 1, [ACT_PIN] = 3,    [ACT_STAT] = 3,    [ACT_SCAN] = 2,    [ACT_SYNC] = 1,
-        [ACT_SEAL] = 1,       [ACT_CONFIG] = 1, [ACT_INFO] = 1,    [ACT_HANG_UP] = 1, [ACT_CUT_PUT] = 1,
+        [ACT_PUT] = 30,       [ACT_GET] = 25,   [ACT_RANGE] = 5,   [ACT_MGET] = 8,     [ACT_EXISTS] = 5,
+        [ACT_MATCH] = 3,      [ACT_LEASE] = 6,  [ACT_RELEASE] = 3, [ACT_REMOVE] = 10,  [ACT_REMOVE_PREFIX] = 2,
+        [ACT_REMOVE_ALL] = 1, [ACT_PIN] = 3,    [ACT_STAT] = 3,    [ACT_SCAN] = 2,     [ACT_SYNC] = 1,
+        [ACT_SEAL] = 1,       [ACT_EVICT] = 2,  [ACT_SCRUB] = 1,   [ACT_SEGMENTS] = 1, [ACT_DRAIN] = 1,
+        [ACT_TEARDOWN] = 1,   [ACT_CONFIG] = 1, [ACT_INFO] = 1,    [ACT_HANG_UP] = 1,  [ACT_CUT_PUT] = 1,
     };
     scenario->weight_sum = 0;
     for (unsigned i = 0; i < ACTIONS; i++) {
@@ -196,6 +197,16 @@ static void stop_now(void *arg)
 static void stop_soon(uint64_t delay_us)
 {
     event_add(delay_us, true, stop_now, (void *)(uintptr_t)sim->life->number);
+}
+
+void life_ends_soon(void)
+{
+    if (!sim->life)
+        return;
+    if (chance_one_in(2))
+        stop_soon(chance_delay(500 * MS));
+    else
+        event_add(chance_delay(500 * MS), false, crash_now, (void *)(uintptr_t)sim->life->number);
 }
 
 /* How this life is to end, if it is to end before the work is done. */

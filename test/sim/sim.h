@@ -59,7 +59,7 @@ struct figures {
     uint64_t seeds, events, ops, hits, misses, puts, acked_disk, removes;
     uint64_t lives, crashes_power, crashes_kill, stops, exits;
     uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, vanished, hung, slow, heap;
-    uint64_t leases, mortal, jumps, evicted, promoted, reclaimed, rewritten, dropped, resets;
+    uint64_t leases, mortal, jumps, drains, teardowns, scrubs, evicted, promoted, reclaimed, rewritten, dropped, resets;
 };
 
 /* What a client may do next. */
@@ -80,6 +80,11 @@ enum action {
     ACT_SCAN,
     ACT_SYNC,
     ACT_SEAL,
+    ACT_EVICT,
+    ACT_SCRUB,
+    ACT_SEGMENTS,
+    ACT_DRAIN,
+    ACT_TEARDOWN,
     ACT_CONFIG,
     ACT_INFO,
     ACT_HANG_UP,
@@ -229,6 +234,8 @@ void sim_disk_changed(void);
 /* ---- lives; seed.c ---- */
 
 void life_start(void *arg);
+/* This life is to end soon, in one way or the other. */
+void life_ends_soon(void);
 /* Run one seed. Returns true, or false with sim->why. */
 bool seed_run(struct sim *run, const struct options *options, uint64_t seed);
 

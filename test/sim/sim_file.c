@@ -669,8 +669,8 @@ int fs_make_dirs(struct loop *loop, const char *path)
 
 int fs_remove_dir(struct loop *loop, const char *path)
 {
-    (void)loop, (void)path;
-    return -ENOTEMPTY;
+    int err = call_path(loop, DISK_UNLINK, path, 0);
+    return err ? err : vfs_remove_folder(&sim->vfs, path);
 }
 
 int fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out)

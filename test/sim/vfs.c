@@ -1,5 +1,6 @@
 #include "vfs.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "sim.h"
@@ -399,6 +400,22 @@ bool vfs_unlink(struct vfs *vfs, const char *path)
     move_add(vfs, MOVE_DROP, name->inode, path, "");
     name_drop(vfs, name);
     return true;
+}
+
+int vfs_remove_folder(struct vfs *vfs, const char *path)
+{
+    struct name *name = name_find(&vfs->names, path);
+    size_t len = strlen(path);
+    if (!name || !name->inode->folder)
+        return -ENOENT;
+    for (struct list *at = vfs->names.next; at != &vfs->names; at = at->next)
+        if (strncmp(CONTAINER_OF(at, struct name, link)->path, path, len) == 0 && CONTAINER_OF(at, struct name, link)->path[len] == '/')
+            return -ENOTEMPTY;
+    vfs_sync_dir(vfs, path);
+    move_add(vfs, MOVE_DROP, name->inode, path, "");
+    name_drop(vfs, name);
+    vfs_sync_dir(vfs, path);
+    return 0;
 }
 
 bool vfs_rename(struct vfs *vfs, const char *from, const char *to)

@@ -70,6 +70,8 @@ struct inode *vfs_find(struct vfs *vfs, const char *path);
 /* NULL when it is there already. */
 struct inode *vfs_create(struct vfs *vfs, const char *path, bool folder);
 bool vfs_unlink(struct vfs *vfs, const char *path);
+/* 0, -ENOENT or -ENOTEMPTY. Durable at once, as its making is. */
+int vfs_remove_folder(struct vfs *vfs, const char *path);
 bool vfs_rename(struct vfs *vfs, const char *from, const char *to);
 /* What was done in the folder so far is durable. */
 void vfs_sync_dir(struct vfs *vfs, const char *path);
