@@ -93,11 +93,12 @@ static bool is_object(const struct entry *entry)
 
 void object_lost(struct store *store, struct entry *entry)
 {
+    if (entry->blob && !store->config.probe) {
+        entry_forget_disk(store, entry); /* it stays in memory */
+        return;
+    }
     store->figures.dropped_elsewhere++;
-    if (entry->blob && !store->config.probe)
-        entry_forget_disk(store, entry);
-    else
-        entry_forget(store, entry);
+    entry_forget(store, entry);
 }
 
 /* Is it still what it was when the look began, and does the file say the same? Otherwise it is not, or somebody else's by now. */
