@@ -124,7 +124,7 @@ static void scenario_sweep(struct scenario *scenario)
     };
     *scenario = (struct scenario){
         .memory = 4 * MIB,
-        .segment = MIB,
+        .segment = sim->seed % 3 == 0 ? 0 : MIB,
         .disk = 4 * MIB + 512 * KIB,
         .persist = chance_one_in(2) ? "write-through" : "on-evict",
         .when_behind = "wait",
@@ -161,6 +161,7 @@ static void configure(struct life *life)
     config->memory = scenario->memory;
     config->disk = scenario->disk;
     config->segment_size = scenario->segment;
+    config->probe = scenario->segment == 0 && sim->seed % 16 == 3;
     config->write_queue = chance_between(1, 4) * MIB;
     config->inflight = chance_between(1, 4) * MIB;
     config->read_split = 256 * KIB << chance_below(3);
@@ -168,7 +169,7 @@ static void configure(struct life *life)
     config->unlink_delay = chance_one_in(8) ? chance_below(3000) : 0;
     config->disk_min = chance_one_in(2) ? MIB : 0;
     config->io_depth = chance_one_in(4) ? chance_between(1, 4) : 64;
-    config->disk_timeout = chance_one_in(2) ? 5000 : chance_between(20, 1000);
+    config->disk_timeout = chance_one_in(2) ? 5000 : chance_between(200, 2000);
     snprintf(config->require_fs, sizeof config->require_fs, "%s", disk_type_required());
     config->wait_for_index = chance_one_in(4) ? chance_below(50) : 5000;
     strcpy(config->persist, scenario->persist);
@@ -557,7 +558,7 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
     bool tight = !sim->scenario.calm && chance_one_in(8);
     vfs_init(&sim->vfs, tight ? sim->scenario.disk - chance_below(2 * MIB) : GIB);
     (void)vfs_create(&sim->vfs, "/disk", true);
-    vfs_sync_dir(&sim->vfs, "/");
+    vfs_sync_dir(&sim->vfs, "");
     faults_choose();
     if (!sim->scenario.calm && chance_one_in(6)) {
         sim->heap_kth = 1 + chance_delay(20000);

@@ -662,7 +662,7 @@ int fs_make_dirs(struct loop *loop, const char *path)
             continue;
         snprintf(part, sizeof part, "%.*s", (int)i, path);
         if (vfs_create(&sim->vfs, part, true))
-            vfs_sync_dir(&sim->vfs, "/");
+            vfs_sync_dir(&sim->vfs, "");
     }
     return 0;
 }
@@ -692,9 +692,11 @@ int fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out)
     return 0;
 }
 
+enum { LISTED_MOST = 400 };
+
 struct listing {
-    char names[128][64];
-    struct inode *inodes[128];
+    char names[LISTED_MOST][64];
+    struct inode *inodes[LISTED_MOST];
     size_t count;
 };
 
@@ -702,7 +704,7 @@ static void list_one(void *arg, const char *path, const char *name, struct inode
 {
     (void)path;
     struct listing *listing = arg;
-    CHECK(listing->count < 128);
+    CHECK(listing->count < LISTED_MOST);
     snprintf(listing->names[listing->count], 64, "%s", name);
     listing->inodes[listing->count++] = inode;
 }

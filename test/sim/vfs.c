@@ -411,10 +411,9 @@ int vfs_remove_folder(struct vfs *vfs, const char *path)
     for (struct list *at = vfs->names.next; at != &vfs->names; at = at->next)
         if (strncmp(CONTAINER_OF(at, struct name, link)->path, path, len) == 0 && CONTAINER_OF(at, struct name, link)->path[len] == '/')
             return -ENOTEMPTY;
-    vfs_sync_dir(vfs, path);
     move_add(vfs, MOVE_DROP, name->inode, path, "");
     name_drop(vfs, name);
-    vfs_sync_dir(vfs, path);
+    vfs_sync_dir(vfs, "");
     return 0;
 }
 
@@ -433,12 +432,23 @@ bool vfs_rename(struct vfs *vfs, const char *from, const char *to)
     return true;
 }
 
-/* Folders are made durable as they are made; so one list will do. */
+static bool lies_in(const char *path, const char *folder)
+{
+    size_t len = strlen(folder);
+    while (len > 0 && folder[len - 1] == '/')
+        len--;
+    return strncmp(path, folder, len) == 0 && path[len] == '/' && !strchr(path + len + 1, '/');
+}
+
+/* Folders are made durable as they are made. */
 void vfs_sync_dir(struct vfs *vfs, const char *path)
 {
-    (void)path;
-    for (struct list *at; (at = list_first(&vfs->moves)) != NULL;) {
+    struct list *next;
+    for (struct list *at = vfs->moves.next; at != &vfs->moves; at = next) {
+        next = at->next;
         struct move *move = CONTAINER_OF(at, struct move, link);
+        if (path[0] != '\0' && !lies_in(move->kind == MOVE_DROP ? move->from : move->to, path))
+            continue;
         move_apply(vfs, move);
         move_free(vfs, move);
     }
@@ -446,12 +456,11 @@ void vfs_sync_dir(struct vfs *vfs, const char *path)
 
 void vfs_list(struct vfs *vfs, const char *path, vfs_name_fn fn, void *arg)
 {
-    size_t len = strlen(path);
     for (struct list *at = vfs->names.next, *next; at != &vfs->names; at = next) {
         struct name *name = CONTAINER_OF(at, struct name, link);
         next = at->next;
-        if (strncmp(name->path, path, len) == 0 && name->path[len] == '/' && !strchr(name->path + len + 1, '/'))
-            fn(arg, name->path, name->path + len + 1, name->inode);
+        if (lies_in(name->path, path))
+            fn(arg, name->path, strrchr(name->path, '/') + 1, name->inode);
     }
 }
 

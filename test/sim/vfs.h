@@ -73,7 +73,7 @@ bool vfs_unlink(struct vfs *vfs, const char *path);
 /* 0, -ENOENT or -ENOTEMPTY. Durable at once, as its making is. */
 int vfs_remove_folder(struct vfs *vfs, const char *path);
 bool vfs_rename(struct vfs *vfs, const char *from, const char *to);
-/* What was done in the folder so far is durable. */
+/* What was done in the folder so far is durable; "": in all. */
 void vfs_sync_dir(struct vfs *vfs, const char *path);
 typedef void (*vfs_name_fn)(void *arg, const char *path, const char *name, struct inode *inode);
 void vfs_list(struct vfs *vfs, const char *path, vfs_name_fn fn, void *arg);
