@@ -82,6 +82,8 @@ static void folders_remove(const struct disk *disk)
         return;
     *slash = '\0';
     (void)fs_sync_dir(disk->loop, cluster);
+    if (disk->objects)
+        objects_folders_remove(disk->objects);
     (void)fs_remove_dir(disk->loop, cluster); /* other nodes may have theirs there */
 }
 

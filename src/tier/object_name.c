@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <xxhash.h>
 
+#include "base/check.h"
+
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9')
@@ -28,7 +30,8 @@ void object_name_of(struct span key, struct object_name *out)
 
 unsigned object_name_fan(const struct object_name *name)
 {
-    return (unsigned)(hex_digit(name->hex[0]) << 4 | hex_digit(name->hex[1]));
+    CHECK(is_hex(name->hex, 2));
+    return (unsigned)hex_digit(name->hex[0]) << 4 | (unsigned)hex_digit(name->hex[1]);
 }
 
 bool object_name_parse(const char *text, struct object_name *out)

@@ -200,6 +200,18 @@ const char *objects_folder(const struct objects *objects)
     return objects->folder;
 }
 
+void objects_folders_remove(const struct objects *objects)
+{
+    for (unsigned fan = 0; fan < OBJECT_FANS; fan++) {
+        char *path;
+        if (asprintf(&path, "%s/%02x", objects->folder, fan) < 0)
+            return;
+        (void)fs_remove_dir(objects->disk->loop, path);
+        free(path);
+    }
+    (void)fs_remove_dir(objects->disk->loop, objects->folder);
+}
+
 bool objects_idle(const struct objects *objects)
 {
     return objects->ops == 0 && objects->batches_running == 0;

@@ -23,6 +23,9 @@ void objects_free(struct objects *objects);
 /* "<dir>/<cluster>/objects"; the same as long as it lives. */
 const char *objects_folder(const struct objects *objects);
 
+/* Those that are empty go. Blocking; nothing may be under way. */
+void objects_folders_remove(const struct objects *objects);
+
 /* Look through all folders and announce what this node wrote; disk_recovery_over() in the end. */
 void objects_scan_start(struct objects *objects);
 /* Start what can be started: writes of the disk's queue, batches. */
