@@ -69,7 +69,7 @@ FIGURES = {
 }
 FILE_COUNTERS = ("reads_total", "writes_total", "syncs_total", "other_total")
 # Figures of `dropped` that are no objects lost: what was not written is still in memory, until it is evicted and counted as that.
-NOT_LOST = ("unwritten_", "read_errors_")
+NOT_LOST = ("unwritten_", "read_")
 
 
 def checksum(data):

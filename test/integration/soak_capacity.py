@@ -52,10 +52,11 @@ def test_over_capacity(start, trace, policy):
     with Watch(kvd) as watch:
         result = replay(kvd, trace, "--speed", "max", timeout_s=1200)
     info = kvd.wire().info()
-    assert references(result) == total and wrong(result) == 0 and result["missed"] == 0
+    assert references(result) == total and wrong(result) == 0 and result["missed_after_match"] == 0
     assert result["busy"] == 0 and result["refused"] == 0, "puts are never refused under shed"
     assert watch.looks > 20 and watch.most <= LIMIT, f"the directory took {watch.most} bytes"
     objects, dropped = info["objects"], kvd.wire().dropped()
     assert objects["puts_total"] == objects["objects"] + sum(dropped.values()), "every object is there, or counted as dropped"
+    assert objects["puts_replaced_total"] == objects["removed_total"] == objects["expired_total"] == objects["found_total"] == 0
     print(f"\n{policy}: hits={hits(result)} largest_du={watch.most} puts={objects['puts_total']} objects={objects['objects']} dropped={dropped}",
           {name: value for section in info.values() for name, value in section.items() if "longest" in name or "rewrit" in name})
