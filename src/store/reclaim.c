@@ -190,16 +190,11 @@ bool reclaim_full(struct store *store)
 }
 
 /* Room for one more segment is kept, or a write would have to wait for it. */
-static void marks_set(struct store *store)
+static void marks_set(struct reclaim *reclaim, uint64_t limit, uint64_t segment)
 {
-    struct reclaim *reclaim = &store->reclaim;
-    uint64_t limit = store->config.disk.limit_bytes;
-    uint64_t segment = store->config.disk.segment_bytes;
     bool few = limit == 0 || segment > limit / SEGMENTS_AT_LEAST;
     reclaim->high_bytes = few ? UINT64_MAX : min_u64(limit / 100 * HIGH_PERCENT, limit - segment);
     reclaim->low_bytes = few ? UINT64_MAX : min_u64(limit / 100 * LOW_PERCENT, reclaim->high_bytes);
-    reclaim->budget_most = segment * store->config.rewrite_percent / 100;
-    reclaim->budget_bytes = reclaim->budget_most;
 }
 
 /* Are more bytes taken than are to be, without those that are leaving? */
@@ -208,8 +203,10 @@ static bool is_over(struct store *store)
     struct reclaim *reclaim = &store->reclaim;
     uint64_t used = disk_used_bytes(store->disk);
     uint64_t staying = used - min_u64(used, reclaim->leaving_bytes);
+    uint64_t usable = disk_usable_bytes(store->disk);
+    marks_set(reclaim, usable, store->config.disk.segment_bytes);
     reclaim->running = staying > (reclaim->running ? reclaim->low_bytes : reclaim->high_bytes);
-    return reclaim->running || (store->config.disk.limit_bytes > 0 && staying > store->config.disk.limit_bytes);
+    return reclaim->running || (usable > 0 && staying > usable);
 }
 
 void reclaim_check(struct store *store)
@@ -277,7 +274,9 @@ static void retry(struct timer *timer)
 
 void reclaim_setup(struct store *store)
 {
-    marks_set(store);
+    marks_set(&store->reclaim, disk_usable_bytes(store->disk), store->config.disk.segment_bytes);
+    store->reclaim.budget_most = store->config.disk.segment_bytes * store->config.rewrite_percent / 100;
+    store->reclaim.budget_bytes = store->reclaim.budget_most;
     timer_init(&store->reclaim.timer, store->loop, tick);
     timer_init(&store->reclaim.retry, store->loop, retry);
     timer_start(&store->reclaim.timer, TICK_MS);

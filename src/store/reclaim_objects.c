@@ -23,7 +23,7 @@ struct dying {
 
 static bool above(const struct store *store, uint64_t percent)
 {
-    return disk_used_bytes(store->disk) > store->config.disk.limit_bytes / 100 * percent;
+    return disk_used_bytes(store->disk) > disk_usable_bytes(store->disk) / 100 * percent;
 }
 
 /* Is there a reason to go on, once begun? */

@@ -91,12 +91,27 @@ static int names_take(struct disk *disk, const struct disk_config *config)
     return 0;
 }
 
+static uint64_t log_bytes(const struct disk *disk)
+{
+    uint64_t bytes = disk->log_open ? disk->log_length : 0;
+    for (size_t i = 0; i < disk->closed_logs.count; i++)
+        bytes += disk->closed_logs.at[i].bytes;
+    return bytes;
+}
+
+/* Room for a log that grows is kept from the start. However long it gets, it does not take all: values go, and with them what it is for. */
+uint64_t disk_usable_bytes(const struct disk *disk)
+{
+    uint64_t others = max_u64(disk->limit_bytes / 64, log_bytes(disk) + OTHER_FILES_BYTES);
+    return disk->limit_bytes - min_u64(others, disk->limit_bytes / 4);
+}
+
 /* At least two segments fit, so that giving one up makes room for another. */
 static void sizes_take(struct disk *disk, const struct disk_config *config)
 {
     disk->limit_bytes = config->limit_bytes;
     disk->keeps_objects = config->segment_bytes == 0;
-    disk->segment_bytes = min_u64(config->segment_bytes, config->limit_bytes / 2);
+    disk->segment_bytes = min_u64(config->segment_bytes, disk_usable_bytes(disk) / 2);
     disk->segment_bytes = max_u64(disk->segment_bytes, SEGMENT_MIN_BYTES) & ~(uint64_t)(BLOCK_BYTES - 1);
     disk->read_split_bytes = config->read_split_bytes ? config->read_split_bytes : MIB;
 }
@@ -228,9 +243,7 @@ void disk_get_figures(const struct disk *disk, struct disk_figures *out)
     out->used_bytes = disk_used_bytes(disk);
     out->drain_bytes_per_s = disk->drain_rate;
     out->kills_owed = disk->health.owed_count;
-    out->log_bytes = disk->log_open ? disk->log_length : 0;
-    for (size_t i = 0; i < disk->closed_logs.count; i++)
-        out->log_bytes += disk->closed_logs.at[i].bytes;
+    out->log_bytes = log_bytes(disk);
 }
 
 /* ---- versions ---- */

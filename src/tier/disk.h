@@ -39,7 +39,7 @@ struct disk_config {
     const char *dir; /* strings are copied */
     const char *cluster;
     const char *node;
-    uint64_t limit_bytes;      /* bytes used stay at or below it */
+    uint64_t limit_bytes;      /* all that kvd has in its folder stays at or below it */
     uint64_t segment_bytes;    /* full size of a segment; a larger record gets a segment of its own, as large as it needs. 0: no segments,
                                   each object is a file */
     uint64_t free_min_percent; /* of the file system: with less of it free nothing is written; 0: 10 on fuse.hf3fs, 2 elsewhere */
@@ -101,6 +101,8 @@ const char *disk_off_reason(const struct disk *disk);
 uint32_t disk_low_checks(const struct disk *disk);
 /* What the files take: see disk_figures. Cheap. */
 uint64_t disk_used_bytes(const struct disk *disk);
+/* What of limit_bytes may be used, in the same sense: remove logs, the node file and folders take theirs beside it. */
+uint64_t disk_usable_bytes(const struct disk *disk);
 /* Why it is tripped, or why new segments cannot be made at the moment, or "". */
 const char *disk_trouble(const struct disk *disk);
 

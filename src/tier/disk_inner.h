@@ -29,7 +29,8 @@ enum {
     FOUND_A_TURN = 64,
     RECOVERERS = 4, /* segments that are read at a time at start */
     SEGMENT_MIN_BYTES = 256 << 10,
-    SPACE_KEPT_FREE = 1 << 20, /* of the file system: for the remove log, without which nothing can be given up */
+    OTHER_FILES_BYTES = 64 << 10, /* node file, lock, folders, a probe's file */
+    SPACE_KEPT_FREE = 1 << 20,    /* of the file system: for the remove log, without which nothing can be given up */
     CREATE_RETRY_MS = 1000,
     UNLINKS_AT_ONCE = 2, /* a large deletion is work for a distributed file system, and other jobs need threads */
     TIMEOUT_MS = 5000,

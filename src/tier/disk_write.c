@@ -454,7 +454,7 @@ static uint64_t full_bytes_for(const struct disk *disk, const struct disk_write 
 
 static bool write_is_too_large(const struct disk *disk, const struct disk_write *write)
 {
-    return blob_size(write->blob) > RECORD_VALUE_MAX || full_bytes_for(disk, write) > disk->limit_bytes;
+    return blob_size(write->blob) > RECORD_VALUE_MAX || full_bytes_for(disk, write) > disk_usable_bytes(disk);
 }
 
 /* Room that will come by itself: what is ending gets shorter, what is dead goes. */
@@ -508,7 +508,7 @@ static bool room_make(struct disk *disk, struct disk_write *write)
     if (disk->creating || creation_rests(disk))
         return false;
     uint64_t full_bytes = full_bytes_for(disk, write);
-    if (disk->used_bytes + full_bytes > disk->limit_bytes) {
+    if (disk->used_bytes + full_bytes > disk_usable_bytes(disk)) {
         room_ask(disk);
         return false;
     }

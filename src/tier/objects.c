@@ -899,7 +899,7 @@ void objects_give_up(struct objects *objects, int err)
 
 static bool fits(const struct objects *objects, uint64_t bytes)
 {
-    return objects_used_bytes(objects) + bytes <= objects->disk->limit_bytes;
+    return objects_used_bytes(objects) + bytes <= disk_usable_bytes(objects->disk);
 }
 
 /* Nothing fits, or the file system is full. Ask above for objects to give up. */
@@ -953,7 +953,7 @@ static void writes_admit(struct objects *objects)
     struct disk *disk = objects->disk;
     while (!list_empty(&disk->queue)) {
         struct disk_write *write = CONTAINER_OF(list_first(&disk->queue), struct disk_write, link);
-        int err = blob_size(write->blob) > RECORD_VALUE_MAX || write->bytes > disk->limit_bytes ? KVD_ETOOLARGE : 0;
+        int err = blob_size(write->blob) > RECORD_VALUE_MAX || write->bytes > disk_usable_bytes(disk) ? KVD_ETOOLARGE : 0;
         if (!err && !may_begin(objects, write))
             return;
         list_remove(&write->link);

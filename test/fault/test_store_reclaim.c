@@ -402,8 +402,8 @@ Test(store_reclaim, what_a_crash_left_twice_is_known_once_and_removed_twice)
     struct shelf *shelf = CONTAINER_OF(entry_of("a")->place, struct shelf, place);
     bench.store->reclaim.hand = shelf->segment == one ? two : one;
     shelf_of(bench.store, bench.store->reclaim.hand)->rests_until_ms = UINT64_MAX;
-    bench.disk->used_bytes = 1;
-    bench.store->reclaim.high_bytes = 0;
+    bench.disk->limit_bytes = 100;
+    bench.disk->used_bytes = 101;
     reclaim_check(bench.store);
     settle();
     fake_kill_end(bench.disk, 0);

@@ -72,6 +72,7 @@ struct disk {
     uint64_t queued_bytes, drain_rate;
     unsigned kills_started, writes_started, late_reads;
     uint64_t used_bytes; /* the test's */
+    uint64_t limit_bytes;
     unsigned asked_again;
     uint32_t low_checks; /* likewise */
 };
@@ -550,6 +551,7 @@ int disk_new(struct disk **out, struct loop *loop, const struct log *log, const 
     disk->events = *events;
     disk->arg = arg;
     disk->state = config->dir ? DISK_OPENING : DISK_OFF;
+    disk->limit_bytes = config->limit_bytes;
     fake_disk = disk;
     *out = disk;
     return 0;
@@ -613,6 +615,11 @@ uint32_t disk_low_checks(const struct disk *disk)
 uint64_t disk_used_bytes(const struct disk *disk)
 {
     return disk->used_bytes;
+}
+
+uint64_t disk_usable_bytes(const struct disk *disk)
+{
+    return disk->limit_bytes;
 }
 
 uint64_t disk_next_version(struct disk *disk)
