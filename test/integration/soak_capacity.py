@@ -58,5 +58,8 @@ def test_over_capacity(start, trace, policy):
     objects, dropped = info["objects"], kvd.wire().dropped()
     assert objects["puts_total"] == objects["objects"] + sum(dropped.values()), "every object is there, or counted as dropped"
     assert objects["puts_replaced_total"] == objects["removed_total"] == objects["expired_total"] == objects["found_total"] == 0
-    print(f"\n{policy}: hits={hits(result)} largest_du={watch.most} puts={objects['puts_total']} objects={objects['objects']} dropped={dropped}",
-          {name: value for section in info.values() for name, value in section.items() if "longest" in name or "rewrit" in name})
+    disk, server = info["disk"], info["server"]
+    print(f"\n{policy}: hits={hits(result)} largest_du={watch.most} puts={objects['puts_total']} objects={objects['objects']} dropped={dropped} "
+          f"longest_step={server['longest_step_us']}us ({server['longest_step']}) written={disk['written_bytes_total']} "
+          f"rewritten={disk['rewritten_bytes_total']} share={disk['rewritten_bytes_total'] / disk['written_bytes_total']:.3f}")
+    assert disk["rewritten_bytes_total"] <= disk["written_bytes_total"] * 0.21, "what is written on keeps to its share"
