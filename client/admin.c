@@ -18,7 +18,7 @@ static int admin_run(struct kvd *kvd, struct msg_admin *request, const char *act
 static int admin_plain(struct kvd *kvd, const char *action)
 {
     struct msg_admin request = {.has = 0};
-    struct msg_admin_reply reply;
+    struct msg_admin_reply reply = {.has = 0};
     return admin_run(kvd, &request, action, &reply);
 }
 
@@ -42,7 +42,7 @@ int kvd_seal(struct kvd *kvd)
 int kvd_evict(struct kvd *kvd, uint64_t bytes, uint64_t *objects, uint64_t *given)
 {
     struct msg_admin request = {.has = 1u << F_ADMIN_BYTES, .bytes = bytes};
-    struct msg_admin_reply reply;
+    struct msg_admin_reply reply = {.has = 0};
     int result = admin_run(kvd, &request, "evict", &reply);
     (void)number_out(result, reply.objects, objects);
     return number_out(result, reply.bytes, given);
@@ -51,7 +51,7 @@ int kvd_evict(struct kvd *kvd, uint64_t bytes, uint64_t *objects, uint64_t *give
 int kvd_scrub(struct kvd *kvd, uint64_t bytes_per_s, uint64_t *run)
 {
     struct msg_admin request = {.has = bytes_per_s > 0 ? 1u << F_ADMIN_RATE : 0, .rate = bytes_per_s};
-    struct msg_admin_reply reply;
+    struct msg_admin_reply reply = {.has = 0};
     int result = admin_run(kvd, &request, "scrub", &reply);
     return number_out(result, reply.run, run);
 }
@@ -59,7 +59,7 @@ int kvd_scrub(struct kvd *kvd, uint64_t bytes_per_s, uint64_t *run)
 int kvd_drain(struct kvd *kvd, uint64_t *unwritten)
 {
     struct msg_admin request = {.has = 0};
-    struct msg_admin_reply reply;
+    struct msg_admin_reply reply = {.has = 0};
     int result = admin_run(kvd, &request, "drain", &reply);
     return number_out(result, reply.unwritten, unwritten);
 }
@@ -69,7 +69,7 @@ int kvd_teardown(struct kvd *kvd, const char *node, uint64_t *removed)
     if (!node)
         return wire_fail(kvd, KVD_ERR_USAGE, "a node's name is needed");
     struct msg_admin request = {.has = 1u << F_ADMIN_NODE, .node = span_text(node)};
-    struct msg_admin_reply reply;
+    struct msg_admin_reply reply = {.has = 0};
     int result = admin_run(kvd, &request, "teardown", &reply);
     return number_out(result, reply.removed, removed);
 }
@@ -104,7 +104,7 @@ static int segment_tell(struct kvd *kvd, struct span item, kvd_segment_fn fn, vo
 static int segments_page(struct kvd *kvd, uint64_t *cursor, kvd_segment_fn fn, void *arg)
 {
     struct msg_admin request = {.has = 1u << F_ADMIN_CURSOR, .cursor = *cursor};
-    struct msg_admin_reply reply;
+    struct msg_admin_reply reply = {.has = 0};
     struct meta_walk walk;
     int result = admin_run(kvd, &request, "segments", &reply);
     if (result)

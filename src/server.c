@@ -246,6 +246,8 @@ static void store_closed(void *arg)
         log_stopped(server);
     if (server->hurried)
         server->exit_status = 1;
+    if (server->tearing_down && store_erase_err(server->store) != 0)
+        server->exit_status = 1; /* the log says why */
     loop_stop(server->loop);
 }
 

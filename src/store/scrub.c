@@ -234,28 +234,28 @@ static void scrub_begin(struct store *store)
     task_post(&scrub->step);
 }
 
-int store_scrub_start(struct store *store, struct store_scrub *wait, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn)
+int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn)
 {
-    struct scrub *scrub = scrub_of(store);
+    struct scrub *mine = scrub_of(store);
     CHECK(bytes_per_s > 0);
     if (disk_state(store->disk) == DISK_OFF)
         return KVD_EOFF;
-    if (!scrub->figures.running && (store->closing || scrub->blob))
+    if (!mine->figures.running && (store->closing || mine->blob))
         return KVD_ECLOSING; /* the last one's read has not ended */
-    if (!scrub->figures.running)
+    if (!mine->figures.running)
         scrub_begin(store);
-    scrub->figures.bytes_per_s = bytes_per_s;
-    *run = scrub->figures.run;
-    if (wait) {
-        wait->fn = fn;
-        list_push_back(&scrub->waiters, &wait->link);
+    mine->figures.bytes_per_s = bytes_per_s;
+    *run = mine->figures.run;
+    if (scrub) {
+        scrub->fn = fn;
+        list_push_back(&mine->waiters, &scrub->link);
     }
     return 0;
 }
 
-void store_scrub_leave(struct store_scrub *wait)
+void store_scrub_leave(struct store_scrub *scrub)
 {
-    list_remove(&wait->link);
+    list_remove(&scrub->link);
 }
 
 void store_scrub_look(const struct store *store, struct store_scrubbed *out)

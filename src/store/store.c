@@ -203,6 +203,11 @@ void store_erase(struct store *store)
     disk_erase(store->disk);
 }
 
+int store_erase_err(const struct store *store)
+{
+    return disk_erase_err(store->disk);
+}
+
 void store_unref(struct store *store, struct blob *blob)
 {
     blob_unref(blob);

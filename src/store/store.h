@@ -348,6 +348,8 @@ uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, st
 void store_quiet(struct store *store);
 /* The store_close() that follows deletes the node's folder: what in it is kvd's own. */
 void store_erase(struct store *store);
+/* After fn of store_close(): 0, or why some of it is still there. */
+int store_erase_err(const struct store *store);
 
 /* ---- figures ---- */
 

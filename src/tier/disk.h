@@ -89,6 +89,8 @@ void disk_free(struct disk *disk);
 /* The disk_close() that follows deletes what in the node's folder is kvd's own, and the folder, if nothing else is in it: segments first,
  * then remove logs, the node file and the lock, so that a crash in between leaves what a start can read. What is left is logged. */
 void disk_erase(struct disk *disk);
+/* When it is closed: 0, or why files that are kvd's own are still there. */
+int disk_erase_err(const struct disk *disk);
 
 /* Tripped: the device failed again and again. Reads, writes, kills and syncs end with KVD_EOFF at once; what the tier holds stays known,
  * and it comes back by itself when a probe of the folder works. */

@@ -87,7 +87,7 @@ static void folders_remove(const struct disk *disk)
     (void)fs_remove_dir(disk->loop, cluster); /* other nodes may have theirs there */
 }
 
-void disk_erase_work(const struct disk *disk)
+void disk_erase_work(struct disk *disk)
 {
     struct erasing erasing = {.disk = disk};
     int err = still_ours(disk);
@@ -95,6 +95,7 @@ void disk_erase_work(const struct disk *disk)
         err = erase_kind(&erasing, kind);
     if (!err && erasing.foreign == 0)
         folders_remove(disk);
+    disk->erase_err = err;
     if (err)
         log_error(disk->log, "erase_failed", "dir=\"%s\" files=%llu error=\"%s\"", disk->folder, (unsigned long long)erasing.removed,
                   error_text(err));
@@ -106,4 +107,10 @@ void disk_erase_work(const struct disk *disk)
 void disk_erase(struct disk *disk)
 {
     disk->erase = true;
+    disk->erase_err = KVD_EOFF; /* until it was tried */
+}
+
+int disk_erase_err(const struct disk *disk)
+{
+    return disk->erase_err;
 }

@@ -149,6 +149,7 @@ struct disk {
 
     bool closing, abandon, closed;
     bool erase; /* the folder goes with it */
+    int erase_err;
     disk_closed_fn closed_fn;
     void *closed_arg;
     struct job close_job;
@@ -319,7 +320,7 @@ void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id
 void disk_read_note(struct disk *disk, const struct disk_read *read, int err);
 /* ---- disk_erase.c ---- */
 /* On a job thread, when all but the lock is closed. */
-void disk_erase_work(const struct disk *disk);
+void disk_erase_work(struct disk *disk);
 
 /* ---- disk_open.c ---- */
 /* The file in the folder of a node whose objects are files. */

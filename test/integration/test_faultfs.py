@@ -1244,3 +1244,64 @@ def test_the_kth_operation_fails_once(fs, start, fault):
 def test_the_power_fails_at_the_kth_operation(fs, start):
     """From there on nothing is done; a part of what was not synced has survived."""
     assert every_k(fs, start, "op=change nth={k} err=EIO", seeds=True) > 10
+
+
+# ---- a node that is torn down ----
+
+
+def tear_down(wire):
+    return wire.ok(harness.ADMIN, {"action": "teardown", "node": "n1"}, timeout_s=30)
+
+
+@pytest.mark.parametrize("nth", [1, 3, 5, 6, 7])
+def test_a_teardown_whose_unlink_fails_is_said_again(fs, start_on, nth):
+    kvd, wire, keys, size = on_disk_alone(fs, start_on, count=16)
+    folder = kvd.folder()
+    rule = fs.add(f"op=unlink nth={nth} count=1000 err=EIO")
+    assert tear_down(wire) == {"removed": 16}
+    kvd.close_wires()
+    assert kvd.wait() == (1 if fs.fired(rule) else 0)
+    assert folder.exists() == bool(fs.fired(rule))
+    fs.clear()
+    kvd.start()
+    wire = kvd.wire()
+    assert wire.scan() == [] and wire.figure("disk_state") == "on"
+    assert tear_down(wire) == {"removed": 0}
+    kvd.close_wires()
+    assert kvd.wait() == 0 and not folder.exists()
+
+
+@pytest.mark.parametrize("seed,nth", enumerate([1, 2, 3, 4, 5, 6, 7, 8]))
+def test_a_power_cut_in_the_midst_of_a_teardown(fs, start_on, seed, nth):
+    kvd, wire, keys, size = on_disk_alone(fs, start_on, count=16)
+    fs.command("settle")
+    fs.add(f"op=unlink nth={nth} count=1000 hang")
+    assert tear_down(wire) == {"removed": 16}
+    wait_until(lambda: fs.counters()["hung"] > 0 or kvd.process.poll() is not None, "the teardown")
+    kvd.process.kill()
+    fs.clear()
+    fs.release()
+    kvd.kill()
+    fs.power_cut(seed=seed, keep=0.5, names="any")
+    kvd.start()
+    wire = kvd.wire()
+    assert wire.figure("disk_state") == "on", "a start copes with whatever is left"
+    assert wire.scan() == []
+    store_all(wire, keys, size)
+    wire.sync()
+    for key in keys:
+        wire.holds(key, size)
+
+
+def test_a_scrub_over_a_disk_that_fails(fs, start_on):
+    """What cannot be read stays, and what reads as zeros goes."""
+    kvd, wire, keys, size = on_disk_alone(fs, start_on, count=12)
+    bad, zeros = kvd.segments()[0].name, kvd.segments()[1].name
+    fs.add(f"op=read name={bad} count=1 err=EIO")
+    rule = fs.add(f"op=read name={zeros} nth=2 count=1 zero=1")
+    got = wire.ok(harness.ADMIN, {"action": "scrub", "wait": True}, timeout_s=60)
+    assert got["records"] == 12 and got["unreadable"] == 1 and got["bad"] == fs.fired(rule) == 1, got
+    assert sum(wire.dropped().values()) == 1
+    fs.clear()
+    there = [key for key in keys if wire.holds_or_misses(key, size)]
+    assert len(there) == 11
