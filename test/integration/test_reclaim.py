@@ -137,3 +137,27 @@ def test_a_file_that_was_given_up_stays_for_the_delay(start):
     sealed = sorted(before)[:-1]
     wait_until(lambda: not set(sealed) & set(kvd.segments()), "the files go")
     assert time.monotonic() - began > 0.9
+
+
+def test_the_table_keeps_to_its_bound_and_a_start_with_a_lower_one_does_too(start):
+    kvd = start(memory="16m", disk="64m", segment_size="1m", args=["--index-memory", "4m"])
+    wire = kvd.wire()
+    for number in range(12000):
+        wire.store(b"k-%d" % number, 100)
+    wire.sync()
+    assert wire.info("objects")["objects"]["table_bytes"] <= 4 * MIB
+    assert wire.info("objects")["objects"]["objects"] == 12000
+    kvd.stop()
+    kvd.args = ["--index-memory", "1m"]
+    kvd.start()
+    wire = kvd.wire()
+    wait_until(lambda: not wire.info("disk")["disk"]["state"] == "recovering", "what is there is known")
+    assert wire.info("disk")["disk"]["recovered_beyond_index"] > 1000
+    assert wire.exists([b"k-11999"]) != b"\0", "the newest are taken first"
+    for number in range(6000):
+        wire.store(b"new-%d" % number, 100)
+        if number % 1000 == 0:
+            assert wire.info("objects")["objects"]["table_bytes"] <= 1.02 * MIB
+    for number in range(0, 12000, 50):
+        wire.holds_or_misses(b"k-%d" % number, 100)
+    assert wire.info("dropped")["dropped"]["reclaimed_total"] > 0
