@@ -73,6 +73,7 @@ struct entry *store_find(struct store *store, struct span key)
 static void expire_run(struct task *task)
 {
     struct store *store = CONTAINER_OF(task, struct store, expire_task);
+    uint64_t begun_us = step_begin();
     bool all = expiry_advance(&store->wheel, clock_now_ms(store), ADVANCE_TICKS);
     unsigned looked_at = 0;
     for (struct expiry *expiry; looked_at < STEP_KEYS && (expiry = expiry_take(&store->wheel)) != NULL; looked_at++) {
@@ -81,6 +82,7 @@ static void expire_run(struct task *task)
         else
             expiry_add(&store->wheel, expiry);
     }
+    step_end(store, "expire", begun_us);
     struct table_sums sums;
     table_sums(store->table, &sums);
     if (!all || looked_at == STEP_KEYS)
