@@ -93,7 +93,7 @@ void replica_drop(struct store *store, const struct disk_read *read, int err)
     bury(store, read->key, read->version);
     if (entry->blob && !store->config.probe) {
         entry_forget_disk(store, entry);
-        entry->version = disk_next_version(store->disk);
+        entry_renew(store, entry);
         if (!entry->work)
             policy_shown(store, entry); /* it is written again, if the policy has it so */
         return;

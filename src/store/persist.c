@@ -134,7 +134,7 @@ static void not_written(struct writing *writing, int err)
     if (writing->write.attempts == 0)
         return;
     bury(store, writing->write.key, writing->write.version);
-    writing->entry->version = disk_next_version(store->disk);
+    entry_renew(store, writing->entry);
 }
 
 static void entry_written(struct writing *writing, int err)

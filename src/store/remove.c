@@ -149,12 +149,26 @@ static void remove_step(struct task *task)
     remove->cursor = table_scan(store->table, remove->cursor, remove->prefix, STEP_KEYS, LOOKED_AT, remove_older, remove);
     step_end(store, "remove", begun_us);
     room_changed(store);
-    if (remove->cursor == 0)
+    if (remove->cursor == 0) {
+        list_remove(&remove->link);
         finish_one(remove, 0);
-    else if (remove->kills > KILLS_AHEAD)
+    } else if (remove->kills > KILLS_AHEAD) {
         remove->paused = true;
-    else
+    } else {
         task_post(&remove->step);
+    }
+}
+
+/* A walk on its way to the object knows it by its version. What it is to remove keeps that: it will not be written with it, or not for
+ * long. */
+void entry_renew(struct store *store, struct entry *entry)
+{
+    for (struct list *at = store->removals.next; at != &store->removals; at = at->next) {
+        const struct store_remove *remove = CONTAINER_OF(at, struct store_remove, link);
+        if (entry->version <= remove->version && span_starts_with(entry_key(entry), remove->prefix))
+            return;
+    }
+    entry->version = disk_next_version(store->disk);
 }
 
 static int many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix)
@@ -162,6 +176,7 @@ static int many_start(struct store *store, struct store_remove *remove, enum kil
     remove->prefix = prefix;
     remove->version = disk_next_version(store->disk);
     remove->kills = 1; /* the walk itself */
+    list_push_back(&store->removals, &remove->link);
     task_init(&remove->step, store->loop, remove_step);
     log_removal(remove, kind, prefix, remove->version, false);
     probe_overtake_many(store, prefix);

@@ -82,6 +82,7 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     list_init(&store->syncs);
     list_init(&store->shelves);
     list_init(&store->evictions);
+    list_init(&store->removals);
     set_limits(store);
     wait_setup(store);
     expire_setup(store);

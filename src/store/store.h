@@ -244,6 +244,7 @@ struct store_remove {
     struct span prefix;
     uint64_t version;
     uint64_t cursor;
+    struct list link;
     bool paused;
     struct task step;
 };

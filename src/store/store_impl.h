@@ -171,6 +171,7 @@ struct store {
     struct list syncs; /* struct store_sync that wait for writings */
 
     struct list evictions; /* struct store_evict */
+    struct list removals;  /* struct store_remove of many, whose walks are not over */
     struct scrub scrub;
 
     struct list shelves;
@@ -311,6 +312,8 @@ bool persist_withdraw(struct store *store, struct entry *entry);
 void persist_lose(struct entry *entry, int err);
 struct shelf *shelf_of(struct store *store, struct segment *segment);
 /* This version is gone from the table, and a record of it may be on disk. */
+/* A new version for an object of which a record with the old one may be on disk, and is to be dead. */
+void entry_renew(struct store *store, struct entry *entry);
 void note_dead(struct store *store, struct span key, uint64_t version);
 /* Has a version of this key (or of another whose hash is like it) gone that is newer than this one? */
 bool died_since(const struct store *store, struct span key, uint64_t version);

@@ -362,6 +362,28 @@ Test(store_order, a_failed_removal_of_all_empties_the_table_and_says_so)
     bench_end();
 }
 
+Test(store_order, what_gets_a_new_version_does_not_escape_a_removal_of_many)
+{
+    bench_begin_usual();
+    put_on_both("p-other", 3, SMALL);
+    put_ok("p-failed", 1, SMALL);
+    run_write();
+    put_ok("q-failed", 2, SMALL);
+    run_write();
+    struct removing removing;
+    cr_assert_eq(remove_many_go(&removing, KILL_PREFIX, span_text("p-")), STORE_PENDING);
+    end_write(-EIO);
+    end_write(-EIO);
+    fake_kill_all(bench.disk);
+    settle();
+    cr_assert(removing.ended == 1 && removing.outcome == STORE_OK && removing.remove.removed == 2);
+    cr_assert_eq(where_is("p-failed"), 0);
+    expect_value("q-failed", 2, SMALL);
+    put_ok("p-failed", 4, SMALL);
+    expect_value("p-failed", 4, SMALL);
+    bench_end();
+}
+
 /* ---- ack: disk ---- */
 
 Test(store_order, on_disk_means_written_and_synced)
