@@ -598,7 +598,8 @@ static void got_match(struct client *client, const struct request *request, cons
 
 static void got_removed(struct client *client, const struct request *request, const struct frame *frame)
 {
-    enum call_state state = frame->code == CODE_IO_ERROR ? CALL_HERE : state_of(frame->code);
+    /* A teardown that is refused because the tier is off has removed nothing. */
+    enum call_state state = frame->code == CODE_IO_ERROR && request->action != ACT_TEARDOWN ? CALL_HERE : state_of(frame->code);
     for (unsigned i = 0; i < request->count; i++)
         end_call(client, request->calls[i], CALL_REMOVE, state);
 }
