@@ -227,12 +227,12 @@ def test_the_port_file_goes_with_it(start, folder):
     assert port_file.read_text() == "1\n"
 
 
-def test_its_log_says_what_the_directory_is(start, folder):
+def test_its_log_says_what_the_directory_is(start):
     kvd = start()
     [line] = [line for line in kvd.log().splitlines() if "event=disk_dir" in line]
     fields = dict(field.split("=", 1) for field in line.split())
     space = os.statvfs(kvd.data)
-    told = json.loads(kvctl("--json", "doctor", folder).stdout)
+    told = json.loads(kvctl("--json", "doctor", kvd.root).stdout)
     assert fields["fs"] == told["mount_type"] and int(fields["total_bytes"]) == space.f_blocks * space.f_frsize
     assert int(fields["free_bytes"]) > 0 and fields["async"] == ("yes" if told["fuse"] else "no")
     direct = next(check["result"] for check in told["checks"] if check["name"] == "direct_open")
