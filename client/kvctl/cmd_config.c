@@ -10,7 +10,7 @@ struct changes {
     struct kvd_setting *settings; /* names are the operands, cut at the sign */
     size_t count;
     char *room;
-    struct output *output;
+    struct output output;
 };
 
 static void print_setting(void *arg, const struct kvd_setting *setting)
@@ -21,11 +21,11 @@ static void print_setting(void *arg, const struct kvd_setting *setting)
 /* The server answers with all of them: only those that were set are printed. */
 static void print_change(void *arg, const struct kvd_setting *setting)
 {
-    const struct changes *changes = arg;
+    struct changes *changes = arg;
 
     for (size_t i = 0; i < changes->count; i++) {
         if (strcmp(changes->settings[i].name, setting->name) == 0)
-            output_text(changes->output, setting->name, setting->value);
+            output_text(&changes->output, setting->name, setting->value);
     }
 }
 
@@ -50,14 +50,11 @@ static int print_all(struct ctl *ctl)
 
 static int change(struct ctl *ctl, struct changes *changes)
 {
-    struct output output;
-
     const int code = ctl_connect(ctl);
     if (code)
         return code;
-    output_begin(&output, ctl->json);
-    changes->output = &output;
-    return finish(ctl, &output, kvd_configure(ctl->kvd, changes->settings, changes->count, print_change, changes));
+    output_begin(&changes->output, ctl->json);
+    return finish(ctl, &changes->output, kvd_configure(ctl->kvd, changes->settings, changes->count, print_change, changes));
 }
 
 /* 0, or EXIT_USAGE: one without a sign among them. */

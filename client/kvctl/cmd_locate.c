@@ -15,7 +15,7 @@ static char *path_of(const struct args *args, struct kvd_key key)
     const char *slash = dir_len > 0 && dir[dir_len - 1] != '/' ? "/" : "";
     struct object_name name;
     char *path;
-    object_name_of(span_of(key.at, key.len), &name);
+    name = object_name_of(span_of(key.at, key.len));
     return asprintf(&path, "%s%s%s/" OBJECTS_FOLDER "/%.2s/%s", dir, slash, cluster, name.hex, name.hex) < 0 ? NULL : path;
 }
 

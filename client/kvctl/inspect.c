@@ -267,7 +267,7 @@ static void object_name_judge(struct inspect *inspect, struct span key)
         inspect_note(inspect, 0, "the file's name is not that of an object: kvd would take no notice of it");
         return;
     }
-    object_name_of(key, &right);
+    right = object_name_of(key);
     if (memcmp(said.hex, right.hex, OBJECT_HEX) != 0)
         inspect_wrong(inspect, 0, "the name is not that of its key, which is %s: kvd does not serve it", right.hex);
 }

@@ -22,10 +22,12 @@ static bool is_hex(const char *text, unsigned count)
     return true;
 }
 
-void object_name_of(struct span key, struct object_name *out)
+struct object_name object_name_of(struct span key)
 {
+    struct object_name name;
     XXH128_hash_t hash = XXH3_128bits(key.at, key.len);
-    (void)snprintf(out->hex, sizeof out->hex, "%016" PRIx64 "%016" PRIx64, (uint64_t)hash.high64, (uint64_t)hash.low64);
+    (void)snprintf(name.hex, sizeof name.hex, "%016" PRIx64 "%016" PRIx64, (uint64_t)hash.high64, (uint64_t)hash.low64);
+    return name;
 }
 
 unsigned object_name_fan(const struct object_name *name)

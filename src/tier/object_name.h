@@ -25,7 +25,7 @@ struct object_name {
     char hex[OBJECT_HEX + 1]; /* the first two are the folder's name, too */
 };
 
-void object_name_of(struct span key, struct object_name *out);
+struct object_name object_name_of(struct span key);
 /* Which folder: 0 to 255. */
 unsigned object_name_fan(const struct object_name *name);
 /* Is it the name of an object's file? Then *out is set. */

@@ -440,7 +440,7 @@ static int scan_file(struct batch *batch, struct op *op, const struct object_nam
     if (err)
         return err;
     const struct record *record = &file.record;
-    object_name_of(record->key, &of_key);
+    of_key = object_name_of(record->key);
     if (strcmp(of_key.hex, name->hex) == 0 && record->node == batch->node) {
         struct seen *seen = &op->seen[op->seen_count++];
         memcpy(seen->key, record->key.at, record->key.len);
@@ -764,7 +764,7 @@ static int kill_key(struct objects *objects, struct disk_kill *kill)
         return -ENOMEM;
     op->kill = kill;
     target_take(&op->target, kill, op->key);
-    object_name_of(kill->name, &op->name);
+    op->name = object_name_of(kill->name);
     op_queue(objects, op, object_name_fan(&op->name));
     return 0;
 }
@@ -940,7 +940,7 @@ static int write_begin(struct objects *objects, struct disk_write *write)
     if (!op)
         return -ENOMEM;
     op->write = write;
-    object_name_of(write->key, &op->name);
+    op->name = object_name_of(write->key);
     objects->writes++;
     objects->writing_bytes += write->bytes;
     objects->disk->in_flight_bytes += write->bytes;
@@ -1100,7 +1100,7 @@ int objects_read(struct objects *objects, struct disk_read *read, disk_read_fn f
     struct disk *disk = objects->disk;
     struct object_name name;
     struct object_read *mine = calloc(1, sizeof *mine);
-    object_name_of(read->key, &name);
+    name = object_name_of(read->key);
     if (mine)
         mine->path = path_below(objects->folder, name.hex, name.hex);
     if (!mine || !mine->path) {
@@ -1180,7 +1180,7 @@ int disk_probe_start(struct disk *disk, struct disk_probe *probe, disk_probe_fn 
     bool open = (disk->state == DISK_RECOVERING || disk->state == DISK_ON) && !disk->health.tripped;
     if (!objects || !open || disk->closing)
         return KVD_EOFF;
-    object_name_of(probe->key, &name);
+    name = object_name_of(probe->key);
     probe->path = path_below(objects->folder, name.hex, name.hex);
     if (!probe->path)
         return -ENOMEM;
@@ -1233,7 +1233,7 @@ const char *disk_file_of(struct disk *disk, const struct disk_where *where, stru
         return segment_path(where->segment);
     struct object_name name;
     char *out = disk->objects->file_text;
-    object_name_of(key, &name);
+    name = object_name_of(key);
     (void)sprintf(out, "%s/%.2s/%s", where->segment->below, name.hex, name.hex);
     return out;
 }

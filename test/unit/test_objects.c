@@ -32,7 +32,7 @@ static void second_rig(struct rig *rig, const struct rig *first)
 static void path_of(const struct rig *rig, const char *key, char *out, size_t len)
 {
     struct object_name name;
-    object_name_of(span_text(key), &name);
+    name = object_name_of(span_text(key));
     snprintf(out, len, "%s/test/objects/%.2s/%s", rig->dir, name.hex, name.hex);
 }
 
@@ -297,7 +297,7 @@ Test(objects, what_was_cut_off_goes_at_start_and_only_ones_own)
     cr_assert_eq(rig_open(&rig), 0);
     cr_assert_eq(rig_put(&rig, "k", 10), 0);
     rig_close(&rig);
-    object_name_of(span_text("k"), &name);
+    name = object_name_of(span_text("k"));
     object_temp_name(&name, XXH3_64bits("node1", 5), temp);
     snprintf(path, sizeof path, "%s/test/objects/%.2s/%s", rig.dir, name.hex, temp);
     make_file(path);
