@@ -231,6 +231,7 @@ struct disk {
     struct kill_map *dead_live; /* what was killed since */
     struct found_file *found_files;
     size_t found_count, found_next;
+    size_t found_unread; /* there was no heap to read them: what they hold is unknown for as long as the process lives */
     struct recover_run runs[RECOVERERS];
     struct task announce;
     uint64_t started_ms;

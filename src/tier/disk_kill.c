@@ -455,7 +455,7 @@ static void compact_done(struct job *job)
 /* No file holds a version below this one, nor will what is on its way. */
 static uint64_t versions_floor(const struct disk *disk)
 {
-    uint64_t floor = disk_writes_min_version(disk);
+    uint64_t floor = disk->found_unread > 0 ? 0 : disk_writes_min_version(disk);
     for (struct list *at = disk->segments.next; at != &disk->segments; at = at->next)
         floor = min_u64(floor, CONTAINER_OF(at, struct segment, link)->min_version);
     for (struct list *at = disk->stuck.next; at != &disk->stuck; at = at->next)
@@ -505,7 +505,7 @@ static void compact_pick(struct disk *disk, struct compact *compact)
 
 static struct compact *compact_new(struct disk *disk)
 {
-    bool all_known = true;
+    bool all_known = disk->found_unread == 0;
     size_t segments = ids_collect(&disk->segments, NULL, &all_known) + ids_collect(&disk->stuck, NULL, &all_known);
     struct compact *compact = calloc(1, sizeof *compact);
     if (!compact)

@@ -678,6 +678,15 @@ static void run_stepped(struct job *job)
     task_post(&disk->announce);
 }
 
+/* As one that cannot be read; but it stands in no list. */
+static void found_leave_alone(struct disk *disk, const struct found_file *found)
+{
+    disk->found_unread++;
+    disk->figures.unreadable_segments++;
+    log_warn(disk->log, "segment_unreadable", "file=%s/%016" PRIx64 ".seg bytes=%" PRIu64 " error=\"%s\" what=\"left alone\"",
+             disk->folder + strlen(disk->dir) + 1, found->sequence, found->bytes, error_text(-ENOMEM));
+}
+
 static void run_next(struct recover_run *run)
 {
     struct disk *disk = run->disk;
@@ -685,7 +694,7 @@ static void run_next(struct recover_run *run)
         const struct found_file *found = &disk->found_files[disk->found_next++];
         struct segment *segment = segment_new(disk, found->sequence, 0);
         if (!segment) {
-            disk->figures.unreadable_segments++;
+            found_leave_alone(disk, found);
             continue;
         }
         segment->accounted = found->bytes;

@@ -834,6 +834,37 @@ Test(disk, a_segment_of_a_newer_format)
     rig_fini(&rig);
 }
 
+static bool heap_is_out;
+struct segment *__real_segment_new(struct disk *disk, uint64_t sequence, uint64_t full_bytes);
+struct segment *__wrap_segment_new(struct disk *disk, uint64_t sequence, uint64_t full_bytes);
+
+struct segment *__wrap_segment_new(struct disk *disk, uint64_t sequence, uint64_t full_bytes)
+{
+    return heap_is_out ? NULL : __real_segment_new(disk, sequence, full_bytes);
+}
+
+Test(disk, a_segment_that_a_start_had_no_heap_for)
+{
+    struct rig rig;
+    rig_init(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "dead", 10), 0);
+    cr_assert_eq(rig_put(&rig, "live", 10), 0);
+    cr_assert_eq(rig_kill(&rig, KILL_KEY, "dead"), 0);
+    rig_close(&rig);
+    heap_is_out = true;
+    cr_assert_eq(rig_open(&rig), 0);
+    rig_settle(&rig);
+    heap_is_out = false;
+    cr_assert_eq(rig_figures(&rig).unreadable_segments, 1);
+    cr_assert_eq(rig_logged(&rig, "segment_unreadable"), 1);
+    cr_assert_gt(rig_figures(&rig).log_compactions, 0);
+    rig_reopen(&rig);
+    cr_assert_eq(rig_get(&rig, "live"), 0);
+    cr_assert_not(rig_object(&rig, "dead"), "its kill was dropped while nobody knew what is in the segment");
+    rig_fini(&rig);
+}
+
 Test(disk, the_node_file)
 {
     struct rig rig;
