@@ -596,10 +596,19 @@ static void got_match(struct client *client, const struct request *request, cons
     got_lease(client, request, reply->lease, keys);
 }
 
-static void got_removed(struct client *client, const struct request *request, const struct frame *frame)
+/* A teardown that is refused because the tier is off has removed nothing; one that the disk did not take has. */
+static enum call_state removed_state(const struct request *request, const struct frame *frame, const struct msg_failure_reply *failure)
 {
-    /* A teardown that is refused because the tier is off has removed nothing. */
-    enum call_state state = frame->code == CODE_IO_ERROR && request->action != ACT_TEARDOWN ? CALL_HERE : state_of(frame->code);
+    if (frame->code != CODE_IO_ERROR)
+        return state_of(frame->code);
+    bool here = request->action != ACT_TEARDOWN || span_starts_with(failure->message, span_text("removed here"));
+    return here ? CALL_HERE : CALL_VOID;
+}
+
+static void got_removed(struct client *client, const struct request *request, const struct frame *frame,
+                        const struct msg_failure_reply *failure)
+{
+    enum call_state state = removed_state(request, frame, failure);
     for (unsigned i = 0; i < request->count; i++)
         end_call(client, request->calls[i], CALL_REMOVE, state);
 }
@@ -688,11 +697,11 @@ static bool answered(struct client *client, struct request *request, const struc
     else if (request->op == OP_MGET)
         over = got_mget(client, request, frame, &reply.get, body);
     else if (request->op == OP_REMOVE || request->op == OP_REMOVE_PREFIX || request->op == OP_REMOVE_ALL)
-        got_removed(client, request, frame);
+        got_removed(client, request, frame, &reply.failure);
     else if (request->op == OP_STAT)
         got_stat(client, request, frame, &reply.stat);
     else if (request->action == ACT_TEARDOWN)
-        got_removed(client, request, frame);
+        got_removed(client, request, frame, &reply.failure);
     else if (request->action == ACT_SYNC || request->action == ACT_SEAL)
         got_synced(client, request, frame);
     else if (failed)
