@@ -215,6 +215,13 @@ static bool must_kill_first(struct store *store, const struct store_put *put, st
     return entry && (entry->place || entry->flags & ENTRY_STRAY || !persist_withdraw(store, entry));
 }
 
+/* The log's entry reaches the old value whenever it is written. The kill of an object's own file takes what is there: a write that began
+ * behind it brings the old value back. */
+static bool written_behind(struct store *store, struct entry *entry)
+{
+    return disk_has_objects(store->disk) && !persist_withdraw(store, entry);
+}
+
 /* Was the key put again, and perhaps removed, while our entry of the log was on its way? That does not reach what may be on disk of the
  * newer one. Entries of other puts that wait as we do are no reason to wait once more: two of them would wait for each other for ever. */
 static bool overtaken(struct store *store, const struct store_put *put)
@@ -223,7 +230,9 @@ static bool overtaken(struct store *store, const struct store_put *put)
     if (!entry)
         return (disk_kill_pending(store->disk, put->key) && died_since(store, put->key, put->kill.version)) ||
                (put->replace && store->doubt > put->kill.version);
-    return put->replace && entry->version > put->kill.version && must_kill_first(store, put, entry);
+    if (!put->replace)
+        return false;
+    return entry->version > put->kill.version ? must_kill_first(store, put, entry) : written_behind(store, entry);
 }
 
 static void killed(struct disk_kill *kill, int err);

@@ -82,8 +82,8 @@ static bool remove_entry(struct store *store, struct entry *entry)
 {
     bool on_disk = entry->place || entry->flags & ENTRY_STRAY;
     on_disk |= persist_detach(store, entry);
-    if (on_disk)
-        note_dead(store, entry_key(entry), entry->version);
+    if (on_disk) /* a file of its own may have been written behind the kills of puts that wait: they need others, behind ours */
+        note_dead(store, entry_key(entry), disk_has_objects(store->disk) ? disk_next_version(store->disk) : entry->version);
     entry_forget(store, entry);
     store->figures.removed++;
     return on_disk;

@@ -173,7 +173,8 @@ int disk_seal_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
 
 struct disk_kill;
 /* err 0: it is on stable storage: no restart shows a version up to `version` of what it names. Otherwise -errno, KVD_EOFF, or KVD_ETIMEOUT:
- * nobody knows, and it may get there yet. */
+ * nobody knows, and it may get there yet. Where objects are files it reaches what was there, or under way, when it was asked for: a write
+ * that began later is there again, whatever its version. */
 typedef void (*disk_kill_fn)(struct disk_kill *kill, int err);
 struct disk_kill {
     enum kill_kind kind;

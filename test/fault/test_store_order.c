@@ -163,6 +163,75 @@ Test(store_order, a_replace_overtaken_by_a_replace_and_its_remove_waits_for_that
     bench_end();
 }
 
+/* Before all is known every put waits for a kill. The one that is replaced is in memory, and begins to be written. */
+static void replace_while_unknown(struct put *put, struct put *present)
+{
+    struct store_config config = bench_config();
+    config.persist = PERSIST_ON_EVICT;
+    bench_begin(&config);
+    bench.disk->objects = true;
+    fake_opened(bench.disk, 0, 0);
+    struct put old;
+    cr_assert_eq(put_go(&old, "a", 0, 1, SMALL), STORE_PENDING);
+    fake_kill_all(bench.disk);
+    cr_assert_eq(old.outcome, STORE_OK);
+    cr_assert_eq(put_go(put, "a", REPLACE, 2, SMALL), STORE_PENDING);
+    cr_assert_eq(put_go(present, "a", ACK_DISK, 3, SMALL), STORE_PENDING);
+    run_write();
+    cr_assert_eq(kills(), 1);
+}
+
+/* It unlinks what is there; the log would reach a version whenever it is written. */
+Test(store_order, the_kill_of_a_file_does_not_reach_a_write_that_began_behind_it)
+{
+    struct put put, present;
+    replace_while_unknown(&put, &present);
+    fake_kill_end(bench.disk, 0);
+    cr_assert_eq(put.ended, 0, "the old value's file is being written");
+    cr_assert_eq(kills(), 1, "behind the write");
+    expect_value("a", 1, SMALL);
+    end_write(0);
+    fake_kill_end(bench.disk, 0);
+    cr_assert(put.ended == 1 && put.outcome == STORE_OK);
+    cr_assert_eq(kills(), 0);
+    expect_value("a", 2, SMALL);
+    bench_end();
+}
+
+Test(store_order, a_write_behind_the_kill_of_a_file_is_taken_back_if_it_is_still_queued)
+{
+    struct put put, present, next, also;
+    replace_while_unknown(&put, &present);
+    end_write(0);
+    fake_kill_all(bench.disk);
+    cr_assert_eq(put.outcome, STORE_OK);
+    cr_assert_eq(put_go(&next, "a", REPLACE, 4, SMALL), STORE_PENDING);
+    cr_assert_eq(put_go(&also, "a", ACK_DISK, 5, SMALL), STORE_PENDING);
+    fake_kill_end(bench.disk, 0);
+    cr_assert(next.ended == 1 && next.outcome == STORE_OK);
+    cr_assert_eq(kills(), 0);
+    cr_assert(list_empty(&bench.disk->running));
+    expect_value("a", 4, SMALL);
+    bench_end();
+}
+
+Test(store_order, a_replace_waits_for_the_remove_of_a_file_that_was_written_behind_its_kill)
+{
+    struct put put, present;
+    struct removing removing;
+    replace_while_unknown(&put, &present);
+    cr_assert_eq(remove_go(&removing, "a"), STORE_PENDING);
+    fake_kill_end(bench.disk, 0);
+    cr_assert_eq(put.ended, 0, "the old value's file is being written, and the kill behind that is not durable");
+    end_write(0);
+    fake_kill_end(bench.disk, 0);
+    cr_assert(removing.ended == 1 && removing.outcome == STORE_OK);
+    fake_kill_end(bench.disk, 0);
+    cr_assert(put.ended == 1 && put.outcome == STORE_OK);
+    expect_value("a", 2, SMALL);
+    bench_end();
+}
+
 Test(store_order, two_puts_of_an_absent_key_wait_for_their_kills_and_the_first_wins)
 {
     bench_begin_usual();
