@@ -516,20 +516,22 @@ static void batch_work(struct job *job)
     struct batch *batch = CONTAINER_OF(job, struct batch, job);
     bool changed = false;
     bool kills = false;
+    bool scans = false;
     for (struct list *at = batch->ops.next; at != &batch->ops; at = at->next) {
         struct op *op = CONTAINER_OF(at, struct op, link);
         op_work(batch, op);
         changed |= op->changed;
         kills |= is_kill(op);
+        scans |= op->kind == OP_SCAN;
     }
     batch_sync(batch, changed, kills);
     /* That there was no file says something only as long as the mount is there. */
-    int place_err = kills ? disk_place_check(&batch->place, NULL) : 0;
+    int place_err = kills || scans ? disk_place_check(&batch->place, NULL) : 0;
     for (struct list *at = batch->ops.next; at != &batch->ops; at = at->next) {
         struct op *op = CONTAINER_OF(at, struct op, link);
         if (!op->err && (op->changed || is_kill(op)))
             op->err = batch->sync_err;
-        if (!op->err && is_kill(op))
+        if (!op->err && (is_kill(op) || op->kind == OP_SCAN))
             op->err = place_err;
         op->changed = false;
     }

@@ -387,3 +387,55 @@ Test(objects, a_folder_that_is_not_the_one_says_nothing)
     cr_assert_eq(rig_get(&rig, "k"), 0);
     rig_fini(&rig);
 }
+
+static bool was_opened(void *arg)
+{
+    const struct rig *rig = arg;
+    return rig->opened > 0;
+}
+
+static bool has_tripped_or_recovered(void *arg)
+{
+    const struct rig *rig = arg;
+    return rig->recovered > 0 || disk_state(rig->disk) == DISK_TRIPPED;
+}
+
+static bool has_recovered(void *arg)
+{
+    const struct rig *rig = arg;
+    return rig->recovered > 0;
+}
+
+/* A key whose folder is the last that a start looks through. */
+static void last_key(char *out, size_t len)
+{
+    struct object_name name = {0};
+    for (unsigned i = 0; strncmp(name.hex, "ff", 2) != 0; i++) {
+        snprintf(out, len, "k%u", i);
+        name = object_name_of(span_text(out));
+    }
+}
+
+/* The mount goes while a start looks through the folders: that nothing is there any more says nothing. */
+Test(objects, a_start_whose_folder_goes_has_not_seen_all)
+{
+    struct rig rig;
+    char key[20], folder[400], aside[400];
+    objects_rig(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    last_key(key, sizeof key);
+    cr_assert_eq(rig_put(&rig, key, 10000), 0);
+    rig_close(&rig);
+    rig_open_start(&rig);
+    rig_until(&rig, was_opened, &rig);
+    put_aside(&rig, folder, aside, sizeof folder);
+    rig_until(&rig, has_tripped_or_recovered, &rig);
+    cr_assert_eq(disk_state(rig.disk), DISK_TRIPPED, "a folder that is gone was taken for one without objects");
+    cr_assert_eq(rig.recovered, 0);
+    cr_assert_eq(rename(aside, folder), 0);
+    rig_until(&rig, has_recovered, &rig);
+    cr_assert_gt(rig_figures(&rig).unreadable_segments, 0);
+    cr_assert_eq(rig.found_calls, 1);
+    cr_assert_eq(rig_get(&rig, key), 0);
+    rig_fini(&rig);
+}
