@@ -1,7 +1,7 @@
 """A remove costs what its entry in the remove log costs (twice, for every frame is written twice), and fsyncs are shared."""
 import pytest
 
-from harness import PUT, REMOVE
+from harness import PUT, REMOVE, frame
 
 ENTRY_BYTES, FRAME_BYTES, COPIES = 12, 56, 2  # docs/disk-format.md
 
@@ -23,7 +23,9 @@ def remove_all(wire, keys, batch, depth):
     batches = [keys[i:i + batch] for i in range(0, len(keys), batch)]
     removed = 0
     for at in range(0, len(batches), depth):
-        for ident in [wire.send(REMOVE, {"keys": some}) for some in batches[at:at + depth]]:
+        together = [(next(wire.ids), some) for some in batches[at:at + depth]]
+        wire.send_raw(b"".join(frame(REMOVE, {"keys": some}, ident=ident) for ident, some in together))
+        for ident, _ in together:
             got = wire.reply(ident)
             assert got.code == 0, got
             removed += got.meta["removed"]
