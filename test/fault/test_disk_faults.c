@@ -508,9 +508,9 @@ static void try_all(enum fault_mode mode, bool objects)
     cr_assert(__real_fs_open && __real_file_sync_start, "this test must be linked with --wrap for the functions it replaces");
     /* Where each object is a file there are many more operations, and each mode tries others: KVD_FAULT_STEP=1 tries them all. */
     const char *wanted = getenv("KVD_FAULT_STEP");
-    unsigned step = objects ? (wanted ? (unsigned)atoi(wanted) : 8) : 1;
+    unsigned step = objects ? (wanted ? (unsigned)atoi(wanted) : 16) : 1;
     for (unsigned from_start = 0; from_start < 2; from_start++) {
-        unsigned k = 1 + (step > 1 ? 2 * (unsigned)mode % step : 0);
+        unsigned k = 1 + (step > 1 ? 4 * (unsigned)mode % step : 0);
         while (try_fault(k, mode, from_start, objects))
             k += step;
         cr_assert_gt(k, 40, "only %u operations", k);
