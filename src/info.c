@@ -171,7 +171,7 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "torn_tails", disk->torn_tails);
     number(out, "bad_indexes", disk->bad_indexes);
     number(out, "trips_total", disk->trips);
-    number(out, "probes_total", disk->probes);
+    number(out, "trip_probes_total", disk->probes);
     number(out, "kills_owed", disk->kills_owed);
     number(out, "kills_forgotten_total", disk->kills_forgotten);
 }

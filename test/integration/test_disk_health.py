@@ -246,7 +246,7 @@ def test_a_mount_that_goes_and_returns(fs, start_on, how, segment_size):
     until_state(wire, "tripped")
     assert wire.call(REMOVE, {"keys": removed}).code == IO_ERROR
     misses_for(wire, keys[5], "disk off")
-    wait_until(lambda: wire.info("disk")["disk"]["probes_total"] >= 2, "probes", timeout_s=30)
+    wait_until(lambda: wire.info("disk")["disk"]["trip_probes_total"] >= 2, "probes", timeout_s=30)
     if how == "bare":
         assert files_below(fs.point) == [], "on the root disk"
     fs.unmount()
@@ -279,8 +279,8 @@ def test_a_folder_that_another_has_used_is_not_taken_back(fs, start_on, start):
     other.wire().remove(*keys[:4])
     fs.unmount()
     fs.start()
-    probes = wire.info("disk")["disk"]["probes_total"]
-    wait_until(lambda: wire.info("disk")["disk"]["probes_total"] >= probes + 2, "probes", timeout_s=40)
+    probes = wire.info("disk")["disk"]["trip_probes_total"]
+    wait_until(lambda: wire.info("disk")["disk"]["trip_probes_total"] >= probes + 2, "probes", timeout_s=40)
     assert wire.figure("disk_state") == "tripped"
     assert "another process" in wire.info("disk")["disk"]["trouble"]
     for key in keys[:4]:
@@ -298,7 +298,7 @@ def test_another_folder_in_its_place_is_left_alone(fs, start_on):
     for key in keys_of(b"more", 30):
         wire.store(key, SIZE)
     until_state(wire, "tripped")
-    wait_until(lambda: wire.info("disk")["disk"]["probes_total"] >= 2, "probes", timeout_s=30)
+    wait_until(lambda: wire.info("disk")["disk"]["trip_probes_total"] >= 2, "probes", timeout_s=30)
     assert files_below(fs.point) == []
 
 
