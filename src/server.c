@@ -98,7 +98,8 @@ static void opened(void *arg, int err)
     }
     struct store_info info;
     store_info(server->store, &info);
-    const char *text = err == -EWOULDBLOCK ? "another kvd is running on it" : err == -ENODEV ? info.disk_off_reason : error_text(err);
+    const char *reason = info.disk_off_reason[0] ? info.disk_off_reason : error_text(err);
+    const char *text = err == -EWOULDBLOCK ? "another kvd is running on it" : reason;
     log_error(server->log, "cannot_use_dir", "dir=\"%s\" node=%s err=\"%s\"", server->config->dir, server->config->node, text);
     server->exit_status = 1;
     server_stop(server);
