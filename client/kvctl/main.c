@@ -42,7 +42,7 @@ static const struct command COMMANDS[] = {
     {"stat", "KEY", "all that the server knows of a key", NULL, 0, 1, 1, cmd_stat},
     {"pin", "KEY...", "pin keys, so that they are not evicted", "Exits with 1 if any of them is not there.", OPT_BIT(OPT_OFF), 1, ANY,
      cmd_pin},
-    {"sync", "", "wait until all that was acknowledged is on disk", NULL, 0, 0, 0, cmd_sync},
+    {"sync", "", "wait until all is on disk that the persist policy would ever put there", NULL, 0, 0, 0, cmd_sync},
     {"seal", "", "sync, and end the file that is open for writing", NULL, 0, 0, 0, cmd_seal},
     {"evict", "[SIZE]", "have objects leave memory",
      "The least recently used first, until they are SIZE; without SIZE all that can. What is on disk goes, what the persist policy\n"
@@ -102,8 +102,8 @@ static const char NOTES[] =
     "\"hex:\", else as hex:...\n"
     "Sizes: 4096, 256k, 1m, 4g. Durations: 250ms, 30s, 2m. Options may stand before or after the command.\n"
     "--json prints one JSON value on standard output; where there are no results, {\"error\": TEXT, \"exit\": N}.\n"
-    "Exit: 0 done; 1 a miss; 2 usage, or a file that cannot be read; 3 refused by the server, or output that could\n"
-    "not be written; 4 the server cannot be reached, or gave no answer in time.\n";
+    "Exit: 0 done; 1 a miss, or what the command's own help says; 2 usage, or a file that cannot be read; 3 refused\n"
+    "by the server, or output that could not be written; 4 the server cannot be reached, or gave no answer in time.\n";
 
 static const struct command *find_command(const char *name)
 {
