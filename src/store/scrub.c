@@ -234,6 +234,20 @@ static void scrub_begin(struct store *store)
     task_post(&scrub->step);
 }
 
+/* What is still to be waited for is what it is at the new rate: whoever joins a slow run is not kept by its rate. */
+static void change_rate(struct store *store, uint64_t bytes_per_s)
+{
+    struct scrub *scrub = scrub_of(store);
+    uint64_t now = loop_now_us(store->loop);
+    if (scrub->due_us > now)
+        scrub->due_us = now + (scrub->due_us - now) * scrub->figures.bytes_per_s / bytes_per_s;
+    scrub->figures.bytes_per_s = bytes_per_s;
+    if (scrub->blob)
+        return; /* the piece that is being read goes on by itself */
+    timer_stop(&scrub->timer);
+    task_post(&scrub->step);
+}
+
 int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn)
 {
     struct scrub *mine = scrub_of(store);
@@ -244,7 +258,7 @@ int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t b
         return KVD_ECLOSING; /* the last one's read has not ended */
     if (!mine->figures.running)
         scrub_begin(store);
-    mine->figures.bytes_per_s = bytes_per_s;
+    change_rate(store, bytes_per_s);
     *run = mine->figures.run;
     if (scrub) {
         scrub->fn = fn;

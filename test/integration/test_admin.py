@@ -146,6 +146,16 @@ def test_a_scrub_keeps_to_its_rate_and_goes_on_with_gets(kvd):
     assert wire.info("scrub")["scrub"]["records"] == 40
 
 
+def test_whoever_joins_a_slow_scrub_is_not_kept_by_its_rate(kvd):
+    wire, _ = fill(kvd, 4)
+    assert admin(wire, "scrub", rate=1) == {"run": 1}
+    wait_until(lambda: wire.info("scrub")["scrub"]["bytes"] > 0, "the first piece, which costs days at this rate")
+    began = time.monotonic()
+    assert admin(wire, "scrub", rate=1 << 30, wait=True)["records"] == 4
+    assert time.monotonic() - began < 5
+    assert wire.info("scrub")["scrub"]["run"] == 1
+
+
 def test_a_second_scrub_joins_the_first_and_an_end_breaks_it_off(kvd):
     wire, keys = fill(kvd, 40)
     assert admin(wire, "scrub", rate=100 * KIB)["run"] == 1
