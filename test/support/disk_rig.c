@@ -167,7 +167,7 @@ static bool is_settled(void *arg)
     }
     return disk->jobs == 0 && disk->slots_used == 0 && list_empty(&disk->queue) && list_empty(&disk->kills) && !disk->frame_running &&
            disk->sealing == 0 && disk->reads == 0 && !(disk->compact_due && disk_state(disk) == DISK_ON) &&
-           (!disk->objects || objects_idle(disk->objects));
+           (!disk->objects || objects_idle(disk->objects) || disk_state(disk) == DISK_TRIPPED); /* then scans wait */
 }
 
 void rig_settle(struct rig *rig)
