@@ -25,7 +25,6 @@ def objects_of(data):
     return sorted(path.name for path in (pathlib.Path(data) / "kvd" / "objects").rglob("*") if path.is_file())
 
 
-@contextlib.contextmanager
 def bytes_in(folder):
     """What its files have in bytes; one that goes meanwhile counts nothing."""
     total = 0
@@ -35,6 +34,7 @@ def bytes_in(folder):
     return total
 
 
+@contextlib.contextmanager
 def node(name, data=None, args=(), **options):
     with Kvd(segment_size="0", data=data, args=args, start=False, **options) as kvd:
         kvd.options["--node"] = name
