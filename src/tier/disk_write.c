@@ -283,6 +283,7 @@ struct creation {
     struct segment *segment; /* `work` may read what never changes */
     struct disk_place place;
     uint64_t free_percent;
+    uint64_t promised;       /* bytes of records that are on their way to other segments */
     struct fs_dir_info info; /* total_bytes 0: not known */
     struct layout_head head;
     struct file file;
@@ -299,7 +300,8 @@ static int creation_check_place(struct creation *creation)
     uint64_t least = disk_space_least(creation->free_percent, info);
     if (info->free_bytes < least)
         return KVD_EFULL;
-    return info->free_bytes < creation->head.full_bytes + max_u64(least, SPACE_KEPT_FREE) ? -ENOSPC : 0;
+    uint64_t needed = creation->promised + creation->head.full_bytes + max_u64(least, SPACE_KEPT_FREE);
+    return info->free_bytes < needed ? -ENOSPC : 0;
 }
 
 static int creation_write_head(struct creation *creation)
@@ -418,6 +420,20 @@ static void creation_done(struct job *job)
         creation_failed(disk, segment, err);
 }
 
+/* What the file system has not been asked for yet: its files have holes until they are written. */
+static uint64_t promised_bytes(const struct disk *disk)
+{
+    uint64_t bytes = 0;
+    for (struct list *at = disk->segments.prev; at != &disk->segments; at = at->prev) {
+        const struct segment *segment = CONTAINER_OF(at, struct segment, link);
+        if (!segment->appender)
+            continue;
+        for (struct list *append = segment->appender->appends.next; append != &segment->appender->appends; append = append->next)
+            bytes += CONTAINER_OF(append, struct append, link)->bytes;
+    }
+    return bytes;
+}
+
 static int segment_create(struct disk *disk, uint64_t full_bytes)
 {
     struct creation *creation = calloc(1, sizeof *creation);
@@ -435,6 +451,7 @@ static int segment_create(struct disk *disk, uint64_t full_bytes)
     creation->loop = disk->loop;
     creation->segment = segment;
     disk_place_of(disk, &creation->place);
+    creation->promised = promised_bytes(disk);
     creation->free_percent = disk->space.percent;
     segment->head.created_ms = loop_wall_ms(disk->loop);
     creation->head = segment->head;
