@@ -13,9 +13,8 @@ static char *path_of(const struct args *args, struct kvd_key key)
     const char *cluster = args_has(args, OPT_CLUSTER) ? args->values[OPT_CLUSTER] : "kvd";
     size_t dir_len = strlen(dir);
     const char *slash = dir_len > 0 && dir[dir_len - 1] != '/' ? "/" : "";
-    struct object_name name;
+    struct object_name name = object_name_of(span_of(key.at, key.len));
     char *path;
-    name = object_name_of(span_of(key.at, key.len));
     return asprintf(&path, "%s%s%s/" OBJECTS_FOLDER "/%.2s/%s", dir, slash, cluster, name.hex, name.hex) < 0 ? NULL : path;
 }
 

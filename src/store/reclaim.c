@@ -190,11 +190,14 @@ bool reclaim_full(struct store *store)
 }
 
 /* Room for one more segment is kept, or a write would have to wait for it. */
-static void marks_set(struct reclaim *reclaim, uint64_t limit, uint64_t segment)
+struct reclaim_marks reclaim_marks(const struct store *store)
 {
-    bool few = limit == 0 || segment > limit / SEGMENTS_AT_LEAST;
-    reclaim->high_bytes = few ? UINT64_MAX : min_u64(limit / 100 * HIGH_PERCENT, limit - segment);
-    reclaim->low_bytes = few ? UINT64_MAX : min_u64(limit / 100 * LOW_PERCENT, reclaim->high_bytes);
+    uint64_t limit = disk_usable_bytes(store->disk);
+    uint64_t segment = store->config.disk.segment_bytes;
+    if (limit == 0 || segment > limit / SEGMENTS_AT_LEAST)
+        return (struct reclaim_marks){UINT64_MAX, UINT64_MAX};
+    uint64_t high = min_u64(limit / 100 * HIGH_PERCENT, limit - segment);
+    return (struct reclaim_marks){high, min_u64(limit / 100 * LOW_PERCENT, high)};
 }
 
 /* Are more bytes taken than are to be, without those that are leaving? */
@@ -204,8 +207,8 @@ static bool is_over(struct store *store)
     uint64_t used = disk_used_bytes(store->disk);
     uint64_t staying = used - min_u64(used, reclaim->leaving_bytes);
     uint64_t usable = disk_usable_bytes(store->disk);
-    marks_set(reclaim, usable, store->config.disk.segment_bytes);
-    reclaim->running = staying > (reclaim->running ? reclaim->low_bytes : reclaim->high_bytes);
+    struct reclaim_marks marks = reclaim_marks(store);
+    reclaim->running = staying > (reclaim->running ? marks.low_bytes : marks.high_bytes);
     return reclaim->running || (usable > 0 && staying > usable);
 }
 
@@ -274,7 +277,6 @@ static void retry(struct timer *timer)
 
 void reclaim_setup(struct store *store)
 {
-    marks_set(&store->reclaim, disk_usable_bytes(store->disk), store->config.disk.segment_bytes);
     store->reclaim.budget_most = store->config.disk.segment_bytes * store->config.rewrite_percent / 100;
     store->reclaim.budget_bytes = store->reclaim.budget_most;
     timer_init(&store->reclaim.timer, store->loop, tick);

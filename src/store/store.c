@@ -245,6 +245,7 @@ uint64_t store_retry_after_ms(struct store *store, uint64_t bytes)
 
 void store_info(const struct store *store, struct store_info *out)
 {
+    struct reclaim_marks marks = reclaim_marks(store);
     *out = (struct store_info){
         .figures = store->figures,
         .disk_state = disk_state_name(store->disk),
@@ -257,8 +258,8 @@ void store_info(const struct store *store, struct store_info *out)
         .inflight_bytes = store->inflight,
         .inflight_limit_bytes = store->inflight_limit,
         .queue_limit_bytes = store->queue_limit,
-        .reclaim_high_bytes = store->reclaim.high_bytes,
-        .reclaim_low_bytes = store->reclaim.low_bytes,
+        .reclaim_high_bytes = marks.high_bytes,
+        .reclaim_low_bytes = marks.low_bytes,
         .rewrite_budget_bytes = store->reclaim.budget_bytes,
         .leases = leases_count(store->leases),
         .lease_holds = leases_holds(store->leases),

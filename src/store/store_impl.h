@@ -110,12 +110,11 @@ struct scrub {
 
 /* Who goes next from the disk, and when. */
 struct reclaim {
-    uint64_t high_bytes, low_bytes; /* watermarks of the disk tier */
-    bool running;                   /* on the way from the high to the low one */
-    bool index_near;                /* likewise, the table towards its bound */
-    uint64_t leaving_bytes;         /* of segments that are given up and not gone yet */
-    struct shelf *moving;           /* the one that is being emptied */
-    struct segment *hand;           /* the last one that was looked at; NULL: none */
+    bool running;           /* on the way from the high to the low one */
+    bool index_near;        /* likewise, the table towards its bound */
+    uint64_t leaving_bytes; /* of segments that are given up and not gone yet */
+    struct shelf *moving;   /* the one that is being emptied */
+    struct segment *hand;   /* the last one that was looked at; NULL: none */
     struct timer timer, retry;
     uint64_t rests_until_ms; /* after a failure */
     uint64_t low_until;      /* which check of a file system that is too full gives the next one back; 0: not chosen yet */
@@ -369,6 +368,11 @@ void reclaim_setup(struct store *store);
 void reclaim_stop(struct store *store);
 /* A write waits for room on disk. False: nothing can be given up. */
 bool reclaim_full(struct store *store);
+/* Where giving up ahead of need begins and ends, in bytes used; both UINT64_MAX: only what a write waits for is given up. */
+struct reclaim_marks {
+    uint64_t high_bytes, low_bytes;
+};
+struct reclaim_marks reclaim_marks(const struct store *store);
 /* Give back ahead of need, if it is time. */
 void reclaim_check(struct store *store);
 void reclaim_step(struct task *task); /* of a shelf */

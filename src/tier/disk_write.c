@@ -420,20 +420,6 @@ static void creation_done(struct job *job)
         creation_failed(disk, segment, err);
 }
 
-/* What the file system has not been asked for yet: its files have holes until they are written. */
-static uint64_t promised_bytes(const struct disk *disk)
-{
-    uint64_t bytes = 0;
-    for (struct list *at = disk->segments.prev; at != &disk->segments; at = at->prev) {
-        const struct segment *segment = CONTAINER_OF(at, struct segment, link);
-        if (!segment->appender)
-            continue;
-        for (struct list *append = segment->appender->appends.next; append != &segment->appender->appends; append = append->next)
-            bytes += CONTAINER_OF(append, struct append, link)->bytes;
-    }
-    return bytes;
-}
-
 static int segment_create(struct disk *disk, uint64_t full_bytes)
 {
     struct creation *creation = calloc(1, sizeof *creation);
@@ -451,7 +437,7 @@ static int segment_create(struct disk *disk, uint64_t full_bytes)
     creation->loop = disk->loop;
     creation->segment = segment;
     disk_place_of(disk, &creation->place);
-    creation->promised = promised_bytes(disk);
+    creation->promised = disk->in_flight_bytes;
     creation->free_percent = disk->space.percent;
     segment->head.created_ms = loop_wall_ms(disk->loop);
     creation->head = segment->head;

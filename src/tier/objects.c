@@ -1100,9 +1100,8 @@ static void read_done(struct job *job)
 int objects_read(struct objects *objects, struct disk_read *read, disk_read_fn fn)
 {
     struct disk *disk = objects->disk;
-    struct object_name name;
+    struct object_name name = object_name_of(read->key);
     struct object_read *mine = calloc(1, sizeof *mine);
-    name = object_name_of(read->key);
     if (mine)
         mine->path = path_below(objects->folder, name.hex, name.hex);
     if (!mine || !mine->path) {
@@ -1178,11 +1177,10 @@ static void probe_done(struct job *job)
 int disk_probe_start(struct disk *disk, struct disk_probe *probe, disk_probe_fn fn)
 {
     struct objects *objects = disk->objects;
-    struct object_name name;
     bool open = (disk->state == DISK_RECOVERING || disk->state == DISK_ON) && !disk->health.tripped;
     if (!objects || !open || disk->closing)
         return KVD_EOFF;
-    name = object_name_of(probe->key);
+    struct object_name name = object_name_of(probe->key);
     probe->path = path_below(objects->folder, name.hex, name.hex);
     if (!probe->path)
         return -ENOMEM;
@@ -1233,9 +1231,8 @@ const char *disk_file_of(struct disk *disk, const struct disk_where *where, stru
 {
     if (!where->segment->objects)
         return segment_path(where->segment);
-    struct object_name name;
+    struct object_name name = object_name_of(key);
     char *out = disk->objects->file_text;
-    name = object_name_of(key);
     (void)sprintf(out, "%s/%.2s/%s", where->segment->below, name.hex, name.hex);
     return out;
 }

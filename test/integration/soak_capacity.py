@@ -1,24 +1,17 @@
 """For `make soak`: more than fits, and what is written for it (5 GiB of disk below TMPDIR)."""
-import shutil
-import tempfile
 import threading
 
 import pytest
 
-from harness import GIB, expected_hits, read_trace, trace_file
-from test_replay import hits, references, replay, wrong
+from harness import GIB, expected_hits, read_trace
+from test_replay import hits, references, replay, whole_trace, wrong
 
 LIMIT = 4 * GIB
 
 
 @pytest.fixture(scope="module")
 def trace():
-    path = trace_file()
-    if not path:
-        pytest.skip("the conversation trace is not beside this checkout")
-    if shutil.disk_usage(tempfile.gettempdir()).free < 6 * GIB:
-        pytest.skip(f"{tempfile.gettempdir()} has less than 6 GiB free")
-    return path
+    return whole_trace(6 * GIB)
 
 
 class Watch:

@@ -1,23 +1,16 @@
 """The long ones, for `make soak`: the whole conversation trace through both tiers (12 GiB of disk below TMPDIR)."""
 import collections
-import shutil
-import tempfile
 import threading
 
 import pytest
 
-from harness import GIB, MIB, expected_hits, kvctl, read_trace, trace_file
-from test_replay import from_disk, hits, references, replay, wrong
+from harness import GIB, MIB, expected_hits, kvctl, read_trace
+from test_replay import from_disk, hits, references, replay, whole_trace, wrong
 
 
 @pytest.fixture(scope="module")
 def trace():
-    path = trace_file()
-    if not path:
-        pytest.skip("the conversation trace is not beside this checkout")
-    if shutil.disk_usage(tempfile.gettempdir()).free < 21 * GIB:
-        pytest.skip(f"{tempfile.gettempdir()} has less than 21 GiB free")
-    return path
+    return whole_trace(21 * GIB)
 
 
 def hits_beyond_memory(blocks_of_requests, capacity):

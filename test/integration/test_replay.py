@@ -1,12 +1,24 @@
 """kvctl replay: a trace through both tiers, every byte verified, the hits those that the trace itself has."""
 import json
 import random
+import shutil
+import tempfile
 
 import pytest
 
 from harness import MIB, STRACE_WITHOUT_RING, expected_hits, kvctl, read_trace, trace_file, why_no_strace
 
 REQUESTS = 2000
+
+
+def whole_trace(free_bytes):
+    """The conversation trace, for a test that needs so much of TMPDIR; skips where either is missing."""
+    path = trace_file()
+    if not path:
+        pytest.skip("the conversation trace is not beside this checkout")
+    if shutil.disk_usage(tempfile.gettempdir()).free < free_bytes:
+        pytest.skip(f"{tempfile.gettempdir()} has less than {free_bytes >> 30} GiB free")
+    return path
 
 
 def make_trace(path, requests, seed=1):

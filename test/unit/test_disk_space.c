@@ -57,6 +57,27 @@ Test(disk_space, on_3fs_a_tenth_is_left_and_what_is_configured_counts)
     cr_assert_eq(disk_space_least(0, &info), 20);
 }
 
+/* What remove logs take is taken from what segments may, up to a quarter. */
+Test(disk_space, the_logs_share_the_limit, .timeout = 60)
+{
+    enum { NAME_BYTES = 1000, KILLS = 600 };
+    struct rig rig;
+    rig_init(&rig);
+    rig.limit_bytes = 4 << 20;
+    cr_assert_eq(rig_open(&rig), 0);
+    char name[NAME_BYTES + 1];
+    memset(name, 'n', NAME_BYTES);
+    name[NAME_BYTES] = '\0';
+    uint64_t before = disk_usable_bytes(rig.disk), logged = rig_figures(&rig).log_bytes;
+    cr_assert_eq(rig_kill(&rig, KILL_KEY, name), 0);
+    cr_assert_eq(before - disk_usable_bytes(rig.disk), rig_figures(&rig).log_bytes - logged);
+    cr_assert_gt(before, disk_usable_bytes(rig.disk));
+    for (unsigned i = 0; i < KILLS; i++)
+        cr_assert_eq(rig_kill(&rig, KILL_KEY, name), 0);
+    cr_assert_eq(disk_usable_bytes(rig.disk), rig.limit_bytes / 4 * 3, "and no more than a quarter");
+    rig_fini(&rig);
+}
+
 static bool is_gone(void *arg)
 {
     const struct rig *rig = arg;
