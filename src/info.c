@@ -174,6 +174,7 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "trip_probes_total", disk->probes);
     number(out, "kills_owed", disk->kills_owed);
     number(out, "kills_forgotten_total", disk->kills_forgotten);
+    number(out, "kills_spared_total", disk->kills_spared);
 }
 
 /* P6: what was forgotten, and what was not written though the policy says so, by reason. */

@@ -314,6 +314,7 @@ struct disk_figures {
     uint64_t longest_announce_us; /* CPU time of one turn's announcing at start */
     uint64_t trips, probes;
     uint64_t kills_owed, kills_forgotten; /* that failed and are to be tried again; that failed beyond that bound */
+    uint64_t kills_spared;                /* files of objects that could not be read, and so not told from what a prefix names */
 };
 void disk_get_figures(const struct disk *disk, struct disk_figures *out);
 

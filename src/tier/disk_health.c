@@ -52,16 +52,24 @@ static void owed_free(struct owed *owed)
     free(owed);
 }
 
-/* One that failed again is owed again, by a copy. */
+/* One that failed again is owed again, by a copy. What the tier itself did not let through has not been tried; what the folder says no to
+ * may be a walk through all its files, and is not asked for all the time. */
 static void owed_paid(struct disk_kill *kill, int err)
 {
-    (void)err;
-    owed_free(CONTAINER_OF(kill, struct owed, kill));
+    struct owed *owed = CONTAINER_OF(kill, struct owed, kill);
+    struct disk *disk = owed->disk;
+    struct health *health = &disk->health;
+    bool refused = err != 0 && err != KVD_EOFF && err != KVD_ECLOSING && err != KVD_ETIMEOUT;
+    health->owed_pause_ms = refused ? min_u64(OWED_PAUSE_MOST_MS, max_u64(OWED_PAUSE_MS, 2 * health->owed_pause_ms)) : 0;
+    health->owed_due_ms = loop_now_ms(disk->loop) + health->owed_pause_ms;
+    owed_free(owed);
 }
 
 static void owed_pay(struct disk *disk)
 {
     struct list *at;
+    if (loop_now_ms(disk->loop) < disk->health.owed_due_ms)
+        return;
     for (unsigned n = 0; n < OWED_A_TURN && (at = list_pop_front(&disk->health.owed)) != NULL; n++) {
         struct owed *owed = CONTAINER_OF(at, struct owed, link);
         if (disk_kill_start(disk, &owed->kill, owed_paid) != 0) {
@@ -422,6 +430,7 @@ static void come_back(struct disk *disk, const struct probe *probe)
     health->tripped = false;
     health->failures = health->reopens_failed = 0;
     health->reason[0] = '\0';
+    health->owed_pause_ms = health->owed_due_ms = 0;
     disk->generation = probe->state.generation;
     disk->ceiling = probe->state.ceiling;
     disk->create_retry_ms = 0;

@@ -44,6 +44,8 @@ enum {
     OWED_MOST = 1 << 16,
     OWED_BYTES = 8 << 20, /* of names */
     OWED_A_TURN = 64,
+    OWED_PAUSE_MS = 1000, /* after one that failed again; doubled up to the most as long as none works */
+    OWED_PAUSE_MOST_MS = 64000,
 };
 
 /* A record on its way to the disk. */
@@ -100,6 +102,7 @@ struct health {
     struct list owed;
     uint32_t owed_count;
     uint64_t owed_bytes;
+    uint64_t owed_pause_ms, owed_due_ms; /* not tried before */
 };
 
 /* See disk_heal.c. */

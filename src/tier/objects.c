@@ -72,6 +72,8 @@ struct op {
     bool changed; /* something in the folder: it is told when that is synced */
     bool shown;   /* of a write: the file got its name */
     bool collided, retried;
+    int spared_err;              /* of a sweep: why a file that it may have to reach was left, */
+    char spared[OBJECT_HEX + 1]; /* the first of those */
     uint32_t id;
     uint64_t unlinked, damaged, foreign;
     struct seen *seen; /* SCAN_STEP of them */
@@ -332,7 +334,6 @@ static void write_work(struct batch *batch, struct op *op)
 
 /* ---- in jobs: kills ---- */
 
-/* Does this file go by this kill? Of a newer format: only who knows it can say. What is no record is of no use to anybody. */
 static bool kill_reaches(const struct batch *batch, const struct target *target, const struct record *record)
 {
     bool named = target->kind == KILL_PREFIX ? span_starts_with(record->key, target->name) : span_equal(record->key, target->name);
@@ -340,19 +341,21 @@ static bool kill_reaches(const struct batch *batch, const struct target *target,
     return (named || target->kind == KILL_ALL) && (ours ? record->version <= target->version : target->whoever);
 }
 
-/* 0 also when there is no such file. */
+/* 0 also when there is no such file. What is no record has no key to tell whether a prefix reaches it, and may have one when it is read
+ * another time: KVD_ESHORT, KVD_ECORRUPT. By its name, or with all, it goes: it is of no use to anybody. Of a newer format (KVD_EFORMAT)
+ * only who knows it can say. */
 static int kill_file(struct batch *batch, struct op *op, const char *name)
 {
     struct object_file file;
     char *path = path_below(batch->folder, name, name);
     if (!path)
         return -ENOMEM;
-    bool dead = op->target.kind != KILL_PREFIX;
+    bool dead = true;
     int err = object_file_open(batch->loop, path, &file);
     if (!err) {
         dead = kill_reaches(batch, &op->target, &file.record);
         object_file_close(batch->loop, &file);
-    } else if (err == KVD_ESHORT || err == KVD_ECORRUPT) {
+    } else if (op->target.kind != KILL_PREFIX && (err == KVD_ESHORT || err == KVD_ECORRUPT)) {
         err = 0;
     }
     if (!err && dead) {
@@ -420,11 +423,31 @@ static int names_list(struct batch *batch, struct op *op)
     return err && err != -ENOENT ? err : listing.err;
 }
 
+static bool is_no_record(int err)
+{
+    return err == KVD_ESHORT || err == KVD_ECORRUPT || err == KVD_EFORMAT;
+}
+
+static void sweep_spares(struct op *op, const struct object_name *name, int err)
+{
+    if (op->damaged++ == 0) {
+        op->spared_err = err;
+        memcpy(op->spared, name->hex, sizeof op->spared);
+    }
+}
+
+/* One file that cannot be judged does not keep the rest. */
 static void sweep_work(struct batch *batch, struct op *op)
 {
     int err = op->names.listed ? 0 : names_list(batch, op);
-    for (unsigned i = 0; !err && i < SWEEP_STEP && op->names.next < op->names.count; i++)
-        err = kill_file(batch, op, op->names.at[op->names.next++].hex);
+    for (unsigned i = 0; !err && i < SWEEP_STEP && op->names.next < op->names.count; i++) {
+        const struct object_name *name = &op->names.at[op->names.next++];
+        err = kill_file(batch, op, name->hex);
+        if (!is_no_record(err))
+            continue;
+        sweep_spares(op, name, err);
+        err = 0;
+    }
     op->err = err;
 }
 
@@ -688,7 +711,16 @@ static void key_kill_end(struct objects *objects, struct disk_kill *kill, int er
     disk->figures.kill_batches++;
     if (err && err != KVD_EOFF)
         log_error(disk->log, "remove_failed", "dir=\"%s\" error=\"%s\"", objects->folder, error_text(err));
-    disk_kill_ended(disk, kill, err == KVD_EFORMAT ? -EIO : err);
+    disk_kill_ended(disk, kill, is_no_record(err) ? -EIO : err);
+}
+
+/* It may have been one that the kill names, and be read another time: then it would be back. */
+static void sweep_tell_spared(struct objects *objects, const struct op *op)
+{
+    struct disk *disk = objects->disk;
+    disk->figures.kills_spared += op->damaged;
+    log_warn(disk->log, "remove_spared", "file=%s/%.2s/%s files=%" PRIu64 " error=\"%s\" what=\"it may be one of them\"",
+             objects->own->below, op->spared, op->spared, op->damaged, error_text(op->spared_err));
 }
 
 static void sweep_op_end(struct objects *objects, struct op *op)
@@ -697,8 +729,10 @@ static void sweep_op_end(struct objects *objects, struct op *op)
     struct disk_kill *kill = sweep->kill;
     if (kill)
         kill->unlinked += op->unlinked;
-    if (op->err && !sweep->err)
-        sweep->err = op->err;
+    if (op->damaged > 0)
+        sweep_tell_spared(objects, op);
+    if (!sweep->err)
+        sweep->err = op->err ? op->err : op->spared_err;
     int err = sweep->err;
     op_free(objects, op);
     if (--sweep->left > 0)
