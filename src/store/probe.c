@@ -91,8 +91,11 @@ static bool is_object(const struct entry *entry)
     return entry->place && segment_is_objects(CONTAINER_OF(entry->place, struct shelf, place)->segment);
 }
 
+/* Where objects are files, what is being written has no file that the table knows of: a value that replaces one has given up the old place.
+ */
 void object_lost(struct store *store, struct entry *entry)
 {
+    CHECK(!(entry->flags & ENTRY_WRITING));
     if (entry->blob && !store->config.probe) {
         entry_forget_disk(store, entry); /* it stays in memory */
         return;

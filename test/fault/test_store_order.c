@@ -163,6 +163,53 @@ Test(store_order, a_replace_overtaken_by_a_replace_and_its_remove_waits_for_that
     bench_end();
 }
 
+/* "a" is on both tiers, and its file is being looked at: a get waits for that. Then it is replaced, and the new value is being written. */
+static void replace_while_looked_at(struct put *put, struct get *get)
+{
+    struct store_config config = bench_config();
+    config.probe = true;
+    bench_begin_on(&config);
+    bench.disk->objects = bench.disk->probes = true;
+    put_on_both("a", 1, SMALL);
+    table_checked(entry_of("a"), table_tick(loop_now_ms(bench.loop) - 10000));
+    cr_assert_eq(get_go(get, "a"), STORE_PENDING);
+    cr_assert_not_null(bench.disk->probe);
+    cr_assert_eq(put_go(put, "a", REPLACE | ACK_DISK, 2, SMALL), STORE_PENDING);
+    fake_kill_all(bench.disk);
+    run_write();
+}
+
+/* Whatever is said of the old file, the new value's write is its own. */
+static void expect_written(struct put *put, struct get *get)
+{
+    cr_assert(get->ended == 1 && get->outcome == STORE_MISS);
+    expect_value("a", 2, SMALL);
+    cr_assert_eq(info().figures.dropped_elsewhere, 0);
+    end_write(0);
+    fake_sync_all(bench.disk);
+    cr_assert(put->ended == 1 && put->outcome == STORE_OK);
+    cr_assert_eq(where_is("a"), IN_MEMORY | ON_DISK);
+    bench_end();
+}
+
+Test(store_order, a_file_that_is_found_gone_takes_no_newer_value_with_it)
+{
+    struct put put;
+    struct get get;
+    replace_while_looked_at(&put, &get);
+    fake_probe_end(bench.disk, -ENOENT, 0, NULL);
+    expect_written(&put, &get);
+}
+
+Test(store_order, a_file_that_is_found_to_be_another_takes_no_newer_value_with_it)
+{
+    struct put put;
+    struct get get;
+    replace_while_looked_at(&put, &get);
+    fake_probe_end(bench.disk, 0, disk_next_version(bench.disk), fake_segment_new(bench.disk));
+    expect_written(&put, &get);
+}
+
 /* Before all is known every put waits for a kill. The one that is replaced is in memory, and begins to be written. */
 static void replace_while_unknown(struct put *put, struct put *present)
 {
