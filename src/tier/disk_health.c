@@ -65,6 +65,16 @@ static void owed_paid(struct disk_kill *kill, int err)
     owed_free(owed);
 }
 
+void disk_owed_raise(struct disk *disk)
+{
+    struct list *head = &disk->health.owed;
+    for (struct list *at = head->next; at != head; at = at->next) {
+        struct disk_kill *kill = &CONTAINER_OF(at, struct owed, link)->kill;
+        kill->version = disk->version;
+        disk_kill_note(disk, kill);
+    }
+}
+
 static void owed_pay(struct disk *disk)
 {
     struct list *at;
@@ -530,7 +540,8 @@ static void watch(struct disk *disk)
     if (disk->health.tripped)
         return;
     disk_kills_expire(disk);
-    owed_pay(disk);
+    if (disk->state != DISK_OPENING)
+        owed_pay(disk);
 }
 
 static void tick(struct timer *timer)

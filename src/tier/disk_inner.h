@@ -266,7 +266,7 @@ int disk_place_check_marker(const struct disk_place *place, struct fs_dir_info *
 
 /* 0 or -ENOMEM. */
 int disk_health_init(struct disk *disk, const struct disk_config *config);
-/* The tier has opened: watch over it. */
+/* The tier begins to open, or has opened: watch over it. */
 void disk_health_start(struct disk *disk);
 void disk_health_stop(struct disk *disk);
 void disk_health_fini(struct disk *disk);
@@ -275,6 +275,8 @@ void disk_health_pump(struct disk *disk);
 void disk_health_note(struct disk *disk, int err);
 /* This kill has failed: if it is to be kept, try again later. */
 void disk_owe(struct disk *disk, const struct disk_kill *kill);
+/* Those that are to be tried again were to kill all that is on disk: see disk_kills_raise(). */
+void disk_owed_raise(struct disk *disk);
 
 /* ---- disk_heal.c ---- */
 void disk_heal_pump(struct disk *disk);
@@ -309,7 +311,7 @@ void disk_kills_give_up(struct disk *disk, int err);
 void disk_kills_expire(struct disk *disk);
 /* A kill that was taken off its queue has ended: figures, then its fn. */
 void disk_kill_ended(struct disk *disk, struct disk_kill *kill, int err);
-/* What is queued was to kill all that is on disk, but its versions were taken from too low a clock. */
+/* What is queued or owed was to kill all that is on disk, but its versions were taken from too low a clock. */
 void disk_kills_raise(struct disk *disk);
 /* What is found from now on must not show what this kill names. */
 void disk_kill_note(struct disk *disk, const struct disk_kill *kill);

@@ -113,6 +113,7 @@ void disk_kills_raise(struct disk *disk)
     }
     if (disk->objects)
         objects_kills_raise(disk->objects, disk->version);
+    disk_owed_raise(disk);
 }
 
 void disk_kill_ended(struct disk *disk, struct disk_kill *kill, int err)
@@ -164,7 +165,10 @@ void disk_kills_expire(struct disk *disk)
         first = list_first(&disk->kills);
     if (!first || loop_now_ms(disk->loop) - CONTAINER_OF(first, struct disk_kill, link)->since_ms < disk->health.timeout_ms)
         return;
-    log_warn(disk->log, "remove_log_late", "file=removes-%016" PRIx64 ".log", disk->log_sequence);
+    if (disk->state == DISK_OPENING)
+        log_warn(disk->log, "opening_late", "dir=\"%s\" what=\"removes cannot be logged yet\"", disk->folder);
+    else
+        log_warn(disk->log, "remove_log_late", "file=removes-%016" PRIx64 ".log", disk->log_sequence);
     disk->log_hung = disk->frame_running || disk->rotating || disk->raising;
     disk_kills_give_up(disk, KVD_ETIMEOUT);
 }

@@ -444,6 +444,7 @@ static void opening_take(struct disk *disk, struct opening *opening)
 static void opening_failed(struct disk *disk, const struct opening *opening)
 {
     disk->state = DISK_OFF;
+    disk_health_stop(disk);
     (void)snprintf(disk->off_reason, sizeof disk->off_reason, "%s", opening->reason);
     log_error(disk->log, "disk_off", "dir=\"%s\" reason=\"%s\"", disk->folder, disk->off_reason);
     disk_writes_fail(disk, KVD_EOFF);
@@ -495,6 +496,7 @@ int disk_open_start(struct disk *disk)
     opening->objects = disk->objects ? objects_folder(disk->objects) : NULL;
     opening->start_version = opening->first_version = disk->version;
     disk_job_start(disk, &opening->job, opening_work, opening_done);
+    disk_health_start(disk); /* it may hang */
     return 0;
 }
 

@@ -6,6 +6,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,10 +135,14 @@ int __wrap_fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *
     return 0;
 }
 
+static pthread_mutex_t opening_held = PTHREAD_MUTEX_INITIALIZER; /* while the test has it, opening hangs */
+
 int __real_fs_lock(struct loop *loop, const struct file *file) REAL;
 int __wrap_fs_lock(struct loop *loop, const struct file *file);
 int __wrap_fs_lock(struct loop *loop, const struct file *file)
 {
+    pthread_mutex_lock(&opening_held);
+    pthread_mutex_unlock(&opening_held);
     if (fault_now(false))
         return fault_errno();
     return device_shift ? 0 : __real_fs_lock(loop, file);
@@ -991,6 +996,62 @@ Test(disk_health, kills_do_not_wait_for_a_log_that_hangs, .timeout = 60)
     free(events);
     events = NULL;
     rig_fini(&rig);
+}
+
+static bool has_recovered(void *arg)
+{
+    return ((const struct rig *)arg)->recovered > 0;
+}
+
+/* A tier over "0" and "1" whose versions are above those of the clock. */
+static void rig_ahead_of_the_clock(struct rig *rig, bool objects)
+{
+    char folder[400];
+    rig_init(rig);
+    rig->segment_bytes = objects ? 0 : rig->segment_bytes;
+    cr_assert_eq(rig_open(rig), 0);
+    rig_close(rig);
+    struct node_state state;
+    snprintf(folder, sizeof folder, "%s/test/node1", rig->dir);
+    cr_assert_eq(node_file_load(rig->loop, folder, "node1", "test", &state), 0);
+    state.ceiling += (uint64_t)1 << 40;
+    cr_assert_eq(node_file_store(rig->loop, folder, "node1", "test", &state), 0);
+    cr_assert_eq(rig_open(rig), 0);
+    cr_assert_eq(rig_put(rig, "0", 10000), 0);
+    cr_assert_eq(rig_put(rig, "1", 10000), 0);
+    rig_close(rig);
+}
+
+static void kill_while_opening_hangs(bool objects)
+{
+    struct rig rig;
+    rig_ahead_of_the_clock(&rig, objects);
+    rig.timeout_ms = 100;
+    pthread_mutex_lock(&opening_held);
+    rig_open_start(&rig);
+    struct kept_kill kept;
+    cr_assert_eq(kept_start(&rig, &kept, "0"), 0);
+    rig_until(&rig, is_done, &kept.done);
+    cr_assert_eq(kept.err, KVD_ETIMEOUT);
+    cr_assert_eq(disk_state(rig.disk), DISK_OPENING);
+    cr_assert_eq(rig_figures(&rig).kills_owed, 1);
+    pthread_mutex_unlock(&opening_held);
+    rig_until(&rig, has_recovered, &rig);
+    cr_assert(!rig_object(&rig, "0") && rig_object(&rig, "1"), "what was answered with an error is gone all the same");
+    rig_until(&rig, nothing_is_owed, &rig);
+    rig_settle(&rig);
+    cr_assert_eq(found_after(&rig, 2), 2);
+    rig_fini(&rig);
+}
+
+Test(disk_health, kills_do_not_wait_for_a_log_that_does_not_open, .timeout = 60)
+{
+    kill_while_opening_hangs(false);
+}
+
+Test(disk_health, kills_do_not_wait_for_a_folder_of_objects_that_does_not_open, .timeout = 60)
+{
+    kill_while_opening_hangs(true);
 }
 
 /* What the tier says when it is on; with so little patience it may trip again on a busy machine. */
