@@ -23,6 +23,8 @@ const struct config_key config_keys[] = {
     {"node", CONFIG_TEXT, TEXT(node), NULL, ANY, "this node's name and folder; by default the host's name"},
     {"memory", CONFIG_SIZE, AT(memory), 0, "4g", 4 * MIB, 16 * TIB, NULL, false,
      "size of the memory pool, which holds all values in memory"},
+    {"prefault", CONFIG_TEXT, TEXT(prefault), "yes", 0, UINT64_MAX, "yes|no", false,
+     "touch all of memory in the background at start, so that the first puts do not pay for its pages; no: it is taken as it is used"},
     {"disk", CONFIG_SIZE, AT(disk), 0, "64g", 4 * MIB, UINT64_MAX, NULL, false, "bytes that kvd's files may take"},
     {"persist", CONFIG_TEXT, TEXT(persist), "write-through", 0, UINT64_MAX, "write-through|on-evict|second-touch|none", true,
      "what is written to disk, and when: docs/architecture.md"},

@@ -25,6 +25,7 @@ struct config {
     char persist[16];
     char when_behind[16];
     char io[16];
+    char prefault[8];
     char log_level[16];
     char port_file[CONFIG_TEXT_BYTES];
     uint64_t memory, disk, segment_size, write_queue, inflight, read_split, max_value;

@@ -96,6 +96,9 @@ static void memory_section(struct figures *out, const struct sources *from)
     const struct store_info *store = &from->store;
     number(out, "limit_bytes", store->memory_limit_bytes);
     number(out, "used_bytes", store->memory_used_bytes);
+    text(out, "huge_pages", store->backing.huge_pages);
+    number(out, "huge_bytes", store->backing.huge_bytes);
+    number(out, "touched_bytes", store->backing.touched_bytes);
     number(out, "objects", store->table.in_memory);
     number(out, "object_bytes", store->table.memory_bytes);
     number(out, "writing_objects", store->table.writing);

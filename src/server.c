@@ -167,6 +167,7 @@ static int open_store(struct server *server)
         .disk_min_bytes = config->disk_min ? config->disk_min : config->disk / 4,
         .persist = persist_of(config),
         .when_behind = when_behind_of(config),
+        .prefault = strcmp(config->prefault, "yes") == 0,
         .probe = config->probe,
         .disk =
             {

@@ -122,6 +122,9 @@ uint64_t loop_raise_file_limit(void);
 
 /* Memory of this host in bytes; 0 when unknown. */
 uint64_t loop_host_memory_bytes(void);
+/* How much of it, or of what its control group leaves this process, is to be had without anybody's being short; UINT64_MAX when unknown.
+ * Any thread. */
+uint64_t loop_available_memory_bytes(void);
 
 /* Resident set of this process in bytes; 0 when unknown. CPU time (user + system) used, in ms. */
 uint64_t loop_rss_bytes(void);
@@ -142,11 +145,27 @@ int64_t loop_read_small_file(const char *path, char *text, size_t len);
 
 /* ---- memory ---- */
 
-/* Reserve `bytes` (a multiple of 2 MiB is best) of address space, readable and writable, zero, backed as it is touched,
- * with huge pages asked for. Not counted against overcommit. Returns 0 or -errno. Any thread. */
-int memory_reserve(void **base, uint64_t bytes);
-void memory_release(void *base, uint64_t bytes);
-/* Give the pages back to the kernel; they read as zero afterwards. */
-void memory_forget(void *base, uint64_t bytes);
+/* The pages behind a mapping: of 4 KiB; of 2 MiB where the kernel finds them as they are touched; of 2 MiB that somebody had set aside. */
+enum memory_pages { MEMORY_SMALL, MEMORY_TRANSPARENT, MEMORY_EXPLICIT };
+
+/* A mapping, in the caller's memory. */
+struct memory {
+    void *base; /* at a multiple of 2 MiB */
+    uint64_t mapped_bytes;
+    enum memory_pages pages;
+};
+
+/* Reserve `bytes` of address space, readable and writable, zero, left out of core dumps. Where enough explicit huge pages are free for all
+ * of it, it gets those. Else it is backed as it is touched, with huge pages asked for, and not counted against overcommit. Returns 0 or
+ * -errno. Any thread. */
+int memory_reserve(struct memory *memory, uint64_t bytes);
+void memory_release(struct memory *memory);
+
+/* Have all of [at, at + bytes), whole pages of a mapping, backed now, whoever uses them meanwhile. Returns 0, -EINVAL (a kernel
+ * before 5.14), -ENOMEM or another errno. Blocking: for a job. */
+int memory_touch(void *at, uint64_t bytes);
+
+/* How much of it lies in huge pages now. Blocking: for a job. */
+uint64_t memory_huge_bytes(const struct memory *memory);
 
 #endif

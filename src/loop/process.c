@@ -93,6 +93,48 @@ uint64_t loop_rss_bytes(void)
     return (uint64_t)resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* The number that follows `name` (on a line of its own, or at the start) in a small file of the kernel's; UINT64_MAX: there is none. */
+static uint64_t figure_of(const char *path, const char *name)
+{
+    unsigned long long value;
+    char line[256];
+    uint64_t figure = UINT64_MAX;
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return UINT64_MAX;
+    while (figure == UINT64_MAX && fgets(line, sizeof line, file))
+        if (strncmp(line, name, strlen(name)) == 0 && sscanf(line + strlen(name), "%llu", &value) == 1)
+            figure = value;
+    fclose(file);
+    return figure;
+}
+
+/* What the control group of this process may have; UINT64_MAX: no bound is known. */
+static uint64_t group_limit_bytes(void)
+{
+    char group[256] = "", path[sizeof group + 64];
+    FILE *file = fopen("/proc/self/cgroup", "re");
+    if (!file)
+        return UINT64_MAX;
+    while (fgets(group, sizeof group, file) && strncmp(group, "0::/", 4) != 0)
+        group[0] = '\0';
+    fclose(file);
+    group[strcspn(group, "\n")] = '\0';
+    if (group[0] == '\0')
+        return UINT64_MAX;
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/memory.max", group + 3);
+    return figure_of(path, "");
+}
+
+uint64_t loop_available_memory_bytes(void)
+{
+    uint64_t free_kib = figure_of("/proc/meminfo", "MemAvailable:");
+    uint64_t free_bytes = free_kib == UINT64_MAX ? UINT64_MAX : free_kib * 1024;
+    uint64_t limit = group_limit_bytes(), used = loop_rss_bytes();
+    uint64_t left = limit == UINT64_MAX ? UINT64_MAX : limit > used ? limit - used : 0;
+    return left < free_bytes ? left : free_bytes;
+}
+
 static uint64_t ms_of(struct timeval time)
 {
     return (uint64_t)time.tv_sec * 1000 + (uint64_t)time.tv_usec / 1000;

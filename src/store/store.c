@@ -90,12 +90,12 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     reclaim_objects_setup(store);
     scrub_setup(store);
 
-    int err = memory_reserve(&store->memory, config->memory_bytes);
+    int err = backing_new(&store->backing, loop, log, config->memory_bytes);
     if (err)
         goto fail_store;
-    err = pool_new(&store->pool, store->memory, config->memory_bytes);
+    err = pool_new(&store->pool, backing_base(store->backing), config->memory_bytes);
     if (err)
-        goto fail_memory;
+        goto fail_backing;
     err = make_tables(store);
     if (err)
         goto fail_pool;
@@ -105,6 +105,8 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     reclaim_setup(store);
     timer_init(&store->lease_timer, loop, lease_tick);
     timer_start(&store->lease_timer, LEASE_TICK_MS);
+    if (config->prefault)
+        backing_touch_start(store->backing);
     *out = store;
     return 0;
 
@@ -114,8 +116,8 @@ fail_tables:
     table_free(store->table);
 fail_pool:
     pool_free(store->pool);
-fail_memory:
-    memory_release(store->memory, config->memory_bytes);
+fail_backing:
+    backing_free(store->backing);
 fail_store:
     free(store);
     return err;
@@ -124,7 +126,7 @@ fail_store:
 static void disk_closed(void *arg)
 {
     struct store *store = arg;
-    store->closed_fn(store->closed_arg);
+    backing_stop(store->backing, store->closed_fn, store->closed_arg);
 }
 
 static void close_disk(struct store *store, bool abandon)
@@ -190,7 +192,7 @@ void store_free(struct store *store)
     leases_free(store->leases);
     table_free(store->table);
     pool_free(store->pool);
-    memory_release(store->memory, store->config.memory_bytes);
+    backing_free(store->backing);
     free(store);
 }
 
@@ -265,6 +267,7 @@ void store_info(const struct store *store, struct store_info *out)
         .lease_holds = leases_holds(store->leases),
     };
     out->longest_step = store->longest_step;
+    backing_get_figures(store->backing, &out->backing);
     store_scrub_look(store, &out->scrub);
     table_sums(store->table, &out->table);
     disk_get_figures(store->disk, &out->disk);

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "loop/loop.h"
 #include "meta/lease.h"
+#include "tier/backing.h"
 #include "tier/disk.h"
 #include "tier/pool.h"
 
@@ -52,6 +53,7 @@ struct store_config {
     uint64_t read_timeout_ms; /* nobody waits longer for a read that has begun; 0: for ever */
     enum persist persist;
     enum when_behind when_behind;
+    bool prefault;            /* touch the pool's memory ahead of use, in the background */
     bool probe;               /* where each object is a file: look for those of other hosts, and whether they are still there */
     uint64_t disk_min_bytes;  /* what the disk tier keeps when the file system is too full */
     uint64_t index_bytes;     /* what the replica table may take; 0: no bound */
@@ -404,6 +406,7 @@ struct store_info {
     struct step longest_step;
     struct table_sums table;
     struct disk_figures disk;
+    struct backing_figures backing;
     const char *disk_state, *disk_off_reason, *disk_trouble;
     uint64_t memory_limit_bytes, memory_used_bytes, memory_blobs;
     uint64_t held_memory_only_bytes;

@@ -130,7 +130,7 @@ struct store {
     struct store_events events;
     void *events_arg;
 
-    void *memory;
+    struct backing *backing;
     struct pool *pool;
     struct table *table;
     struct leases *leases;

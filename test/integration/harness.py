@@ -57,6 +57,7 @@ FIGURES = {
     "connections": ("server", "connections"),
     "memory_limit": ("memory", "limit_bytes"),
     "memory_used": ("memory", "used_bytes"),
+    "memory_touched": ("memory", "touched_bytes"),
     "memory_objects": ("memory", "objects"),
     "evicted": ("memory", "evicted_total"),
     "disk_state": ("disk", "state"),

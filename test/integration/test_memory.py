@@ -11,6 +11,9 @@ from harness import KIB, MIB, PING, PUT, SANITIZED, Wire, prefix, wait_until
 pytestmark = pytest.mark.skipif(SANITIZED, reason="a sanitizer's own memory would be measured")
 
 
+AS_USED = ["--prefault", "no"]
+
+
 def bound(memory, objects, key_bytes):
     return memory + 64 * MIB + 256 * objects + key_bytes
 
@@ -28,8 +31,25 @@ def test_rss_with_both_tiers_full(start):
     assert kvd.rss_bytes() <= bound(64 * MIB, 600, 600 * 6)
 
 
+def test_all_of_the_pool_is_touched_at_start(start):
+    kvd = start(memory="256m", disk="256m")
+    wire = kvd.wire()
+    wait_until(lambda: wire.figure("memory_touched") == 256 * MIB, "the pool to be touched")
+    if wire.info()["memory"]["huge_pages"] != "explicit":
+        assert kvd.rss_bytes() >= 256 * MIB
+    assert kvd.rss_bytes() <= bound(256 * MIB, 0, 0)
+
+
+def test_what_is_not_to_be_touched_is_not(start):
+    kvd = start(memory="256m", disk="256m", args=AS_USED)
+    wire = kvd.wire()
+    wire.store(b"k", MIB)
+    assert wire.figure("memory_touched") == 0
+    assert kvd.rss_bytes() <= 64 * MIB
+
+
 def test_rss_of_many_small_objects(start):
-    kvd = start(memory="128m", disk="1g", segment_size="64m", args=["--persist", "none"])
+    kvd = start(memory="128m", disk="1g", segment_size="64m", args=["--persist", "none", *AS_USED])
     wire = kvd.wire()
     count, key_len = 30_000, 200
     base = kvd.rss_bytes()
@@ -68,7 +88,7 @@ def test_rss_of_objects_that_are_on_disk_alone(start):
 
 
 def test_an_idle_connection(start):
-    kvd = start(memory="64m")
+    kvd = start(memory="64m", args=AS_USED)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     count = 2000
     if hard < 2 * count:
@@ -93,7 +113,7 @@ def test_an_idle_connection(start):
 
 
 def test_a_connection_that_was_busy_and_is_idle_again(start):
-    kvd = start(memory="64m")
+    kvd = start(memory="64m", args=AS_USED)
     wires = [kvd.wire() for _ in range(200)]
     before = kvd.rss_bytes()
     keys = [b"%04d" % i * 16 for i in range(4096)]

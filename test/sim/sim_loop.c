@@ -346,6 +346,11 @@ uint64_t loop_host_memory_bytes(void)
     return 0;
 }
 
+uint64_t loop_available_memory_bytes(void)
+{
+    return UINT64_MAX;
+}
+
 uint64_t loop_rss_bytes(void)
 {
     return 0;
@@ -379,21 +384,27 @@ int64_t loop_read_small_file(const char *path, char *text, size_t len)
     return -ENOENT;
 }
 
-int memory_reserve(void **base, uint64_t bytes)
+int memory_reserve(struct memory *memory, uint64_t bytes)
 {
-    *base = seam_alloc(BLOCK_BYTES, bytes);
+    *memory = (struct memory){.base = seam_alloc(BLOCK_BYTES, bytes), .mapped_bytes = bytes};
     return 0;
 }
 
-void memory_release(void *base, uint64_t bytes)
+void memory_release(struct memory *memory)
 {
-    (void)bytes;
-    free(base);
+    free(memory->base);
 }
 
-void memory_forget(void *base, uint64_t bytes)
+int memory_touch(void *at, uint64_t bytes)
 {
-    memset(base, 0, bytes);
+    (void)at, (void)bytes;
+    return 0;
+}
+
+uint64_t memory_huge_bytes(const struct memory *memory)
+{
+    (void)memory;
+    return 0;
 }
 
 /* ---- a failed assertion is the seed's failure ---- */

@@ -62,8 +62,8 @@ static void rig_loop(struct rig *rig)
 {
     struct loop_options options = {.forbid_ring = rig->forbid_ring};
     CHECK(loop_new(&rig->loop, &options, &rig->log) == 0);
-    CHECK(memory_reserve(&rig->base, POOL_BYTES) == 0);
-    CHECK(pool_new(&rig->pool, rig->base, POOL_BYTES) == 0);
+    CHECK(memory_reserve(&rig->memory, POOL_BYTES) == 0);
+    CHECK(pool_new(&rig->pool, rig->memory.base, POOL_BYTES) == 0);
 }
 
 void rig_init(struct rig *rig)
@@ -90,7 +90,7 @@ void rig_fini(struct rig *rig)
     if (rig->loop) {
         CHECK(pool_blobs(rig->pool) == 0);
         pool_free(rig->pool);
-        memory_release(rig->base, POOL_BYTES);
+        memory_release(&rig->memory);
         loop_free(rig->loop);
     }
     char command[300];

@@ -31,7 +31,7 @@ struct rig {
     struct log log;
     char *log_text;
     size_t log_len;
-    void *base;
+    struct memory memory;
     struct pool *pool;
     struct disk *disk;
     uint64_t limit_bytes, segment_bytes, read_split_bytes, unlink_delay_ms, timeout_ms;

@@ -511,28 +511,64 @@ Test(process, log_lines_have_a_time_and_are_whole)
     cr_assert_str_eq(text + strlen("ts=2024-01-01T00:00:00.000"), "Z level=info event=started port=7950\n");
 }
 
-Test(memory, reserved_aligned_zero_and_forgotten)
+Test(memory, reserved_aligned_zero_and_touched)
 {
     enum { BYTES = 5 << 20 };
-    void *base;
-    cr_assert_eq(memory_reserve(&base, BYTES), 0);
-    cr_assert_eq((uintptr_t)base % (2 << 20), 0);
-    unsigned char *bytes = base;
+    struct memory memory;
+    cr_assert_eq(memory_reserve(&memory, BYTES), 0);
+    cr_assert_eq((uintptr_t)memory.base % (2 << 20), 0);
+    cr_assert_geq(memory.mapped_bytes, (uint64_t)BYTES);
+    unsigned char *bytes = memory.base;
     cr_assert_eq(bytes[0] | bytes[BYTES - 1], 0);
-    memset(bytes, 7, BYTES);
-    memory_forget(bytes + 4096, 8192);
+    memset(bytes, 7, 4096);
+    uint64_t before = loop_rss_bytes();
+    cr_assert_eq(memory_touch(bytes, BYTES), 0);
+    if (memory.pages != MEMORY_EXPLICIT) /* which are not counted as resident */
+        cr_assert_geq(loop_rss_bytes(), before + (2 << 20));
     cr_assert_eq(bytes[4095], 7);
     cr_assert_eq(bytes[4096], 0);
-    cr_assert_eq(bytes[12287], 0);
-    cr_assert_eq(bytes[12288], 7);
-    memory_release(base, BYTES);
+    memory_release(&memory);
+}
+
+/* /sys says whether the host has any; where it has none left to give, the figure tells so. */
+Test(memory, lies_in_huge_pages_where_there_are_any)
+{
+    enum { BYTES = 8 << 20 };
+    struct memory memory;
+    cr_assert_eq(memory_reserve(&memory, BYTES), 0);
+    char enabled[64] = "";
+    FILE *file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r");
+    bool any = file && fgets(enabled, sizeof enabled, file) && !strstr(enabled, "[never]");
+    if (file)
+        fclose(file);
+    cr_assert_eq(memory.pages == MEMORY_SMALL, !any && memory.pages != MEMORY_EXPLICIT);
+    cr_assert_eq(memory_huge_bytes(&memory), memory.pages == MEMORY_EXPLICIT ? BYTES : 0);
+    cr_assert_eq(memory_touch(memory.base, BYTES), 0);
+    cr_assert_leq(memory_huge_bytes(&memory), (uint64_t)BYTES);
+    cr_assert_eq(memory_huge_bytes(&memory) % (2 << 20), 0);
+    memory_release(&memory);
+}
+
+Test(memory, what_is_no_mapping_cannot_be_touched)
+{
+    struct memory memory;
+    cr_assert_eq(memory_reserve(&memory, 4 << 20), 0);
+    void *gone = memory.base;
+    memory_release(&memory);
+    cr_assert_lt(memory_touch(gone, 4 << 20), 0);
+}
+
+Test(memory, what_is_available_is_part_of_what_there_is)
+{
+    uint64_t available = loop_available_memory_bytes();
+    cr_assert(available == UINT64_MAX || (available > 0 && available <= loop_host_memory_bytes()));
 }
 
 Test(memory, much_more_than_there_is_can_be_reserved_but_not_all)
 {
-    void *base = NULL;
-    cr_assert_eq(memory_reserve(&base, UINT64_C(1) << 40), 0);
-    memory_release(base, UINT64_C(1) << 40);
-    cr_assert_lt(memory_reserve(&base, UINT64_MAX), 0);
-    cr_assert_lt(memory_reserve(&base, UINT64_C(1) << 60), 0);
+    struct memory memory;
+    cr_assert_eq(memory_reserve(&memory, UINT64_C(1) << 40), 0);
+    memory_release(&memory);
+    cr_assert_lt(memory_reserve(&memory, UINT64_MAX), 0);
+    cr_assert_lt(memory_reserve(&memory, UINT64_C(1) << 60), 0);
 }
