@@ -19,7 +19,7 @@ enum {
 struct conn {
     uv_poll_t poll;
     struct loop *loop;
-    struct listener *listener;
+    struct seat *seat;
     const struct conn_events *events;
     void *owner;
     conn_closed_fn closed;
@@ -347,7 +347,7 @@ static void conn_on_task(struct task *task)
 
 /* ---- life ---- */
 
-int conn_new(struct conn **out, struct loop *loop, struct listener *listener, int fd)
+int conn_new(struct conn **out, struct loop *loop, struct seat *seat, int fd)
 {
     struct conn *conn = calloc(1, sizeof *conn);
     if (!conn)
@@ -361,7 +361,7 @@ int conn_new(struct conn **out, struct loop *loop, struct listener *listener, in
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
     conn->poll.data = conn;
     conn->loop = loop;
-    conn->listener = listener;
+    conn->seat = seat;
     conn->fd = fd;
     list_init(&conn->dirty);
     list_init(&conn->queued);
@@ -380,7 +380,7 @@ static void conn_on_closed(uv_handle_t *handle)
     conn_closed_fn closed = conn->closed;
     void *owner = conn->closed_owner;
     conn->loop->open_conns--;
-    listener_conn_gone(conn->listener);
+    seat_leave(conn->seat);
     free(conn);
     closed(owner);
 }

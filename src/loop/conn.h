@@ -25,6 +25,14 @@ typedef void (*listener_fn)(void *arg, struct conn *conn);
  * Accepts at most `max_conns` at once; beyond it, and when descriptors run out, connections wait in the backlog.
  * Returns 0, -EADDRINUSE, -EADDRNOTAVAIL, -EACCES or another errno; KVD_EUSAGE when the host cannot be resolved. */
 int listener_open(struct listener **out, struct loop *loop, const char *host, uint16_t port, unsigned max_conns, listener_fn fn, void *arg);
+/* Hand each connection to that of these loops which has the fewest: `fn` is called there, with the place's arg. Each is a loop without a
+ * lock; the listener's own is one of them. Before its first turn; `places` is the listener's until its last connection is gone. */
+struct listener_place {
+    struct loop *loop;
+    void *arg;
+    unsigned conns; /* the listener's */
+};
+void listener_spread(struct listener *listener, struct listener_place *places, unsigned count);
 uint16_t listener_port(const struct listener *listener);
 /* The port is free when this returns. */
 void listener_close(struct listener *listener);

@@ -4,10 +4,13 @@
 
 #include "loop/conn.h"
 
-/* Wrap an accepted socket, which is non-blocking. Returns 0; or -errno, and then `fd` is still the caller's. */
-int conn_new(struct conn **out, struct loop *loop, struct listener *listener, int fd);
+/* What a connection takes of its listener. */
+struct seat;
 
-/* The connection's memory is about to go: one more may be accepted. The listener may be gone afterwards. */
-void listener_conn_gone(struct listener *listener);
+/* Wrap an accepted socket, which is non-blocking, on its own loop. Returns 0; or -errno, and then `fd` is still the caller's. */
+int conn_new(struct conn **out, struct loop *loop, struct seat *seat, int fd);
+
+/* The connection's memory is about to go: one more may be accepted. On the connection's loop. */
+void seat_leave(struct seat *seat);
 
 #endif

@@ -67,18 +67,23 @@ static void op_take(struct loop *loop, struct file_op *op)
     files->carrier->start(loop, op);
 }
 
-void files_submit(struct loop *loop)
+void files_take(struct loop *loop)
 {
     struct file_io *files = &loop->files;
     struct list *link;
     while (files->counts.in_flight < files->depth && (link = next_waiting(files)))
         op_take(loop, CONTAINER_OF(link, struct file_op, link));
-    files->carrier->submit(loop);
+}
+
+void files_submit(struct loop *loop)
+{
+    if (loop->files.carrier)
+        loop->files.carrier->submit(loop);
 }
 
 static void file_op_start(struct loop *loop, struct file_op *op, enum file_op_kind kind, file_op_fn fn)
 {
-    CHECK(op->file->fd >= 0);
+    CHECK(op->file->fd >= 0 && loop_is_mine(loop));
     CHECK(op->iov_count <= IOV_MAX_COUNT || kind == FILE_SYNC);
     op->kind = kind;
     op->fn = fn;
@@ -87,6 +92,7 @@ static void file_op_start(struct loop *loop, struct file_op *op, enum file_op_ki
     list_push_back(kind == FILE_READ ? &loop->files.reads : &loop->files.others, &op->link);
     loop->files.counts.waiting++;
     loop->files.counts.reads_waiting += kind == FILE_READ;
+    loop_nudge(loop);
 }
 
 void file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn)

@@ -6,7 +6,7 @@
  * every fifth turn), so that what somebody waits for goes before what is written in the background.
  * Everything else that touches a file system is in fs.h, is blocking, and belongs into jobs.
  *
- * Thread: the loop's.
+ * Thread: the loop's, or whoever holds its lock.
  */
 #ifndef KVD_LOOP_FILE_H
 #define KVD_LOOP_FILE_H

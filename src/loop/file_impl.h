@@ -14,7 +14,7 @@ struct file_carrier {
     const char *kind; /* loop_io_kind() */
     /* Take one operation. Never fails: what goes wrong is the operation's result. */
     void (*start)(struct loop *loop, struct file_op *op);
-    /* All operations of this turn have been taken: off with them. */
+    /* All operations of this turn have been taken: off with them. May take a while: the loop's lock is not held. */
     void (*submit)(struct loop *loop);
     /* Nothing is in flight. Handles are left to be closed by whoever ends the libuv loop. */
     void (*fini)(struct loop *loop);
@@ -33,10 +33,11 @@ struct file_io {
 /* Choose a carrier and make it ready. Returns 0 or -errno. */
 int files_init(struct loop *loop, const struct loop_options *options);
 void files_fini(struct loop *loop);
-/* Give the carrier what waits, as far as the depth allows. */
+/* Give the carrier what waits, as far as the depth allows; then have it submit that. */
+void files_take(struct loop *loop);
 void files_submit(struct loop *loop);
 
-/* From a carrier, on the loop: `op` is done. `op` may be gone afterwards. */
+/* From a carrier, on the loop, its lock held: `op` is done. `op` may be gone afterwards. */
 void file_op_finish(struct file_op *op, int64_t result);
 
 /* ring.c: returns 0 with loop->files.ring made, or -errno when io_uring is refused. */

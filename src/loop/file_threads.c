@@ -53,7 +53,7 @@ static void file_threads_fini(struct loop *loop)
 
 int file_threads_init(struct loop *loop, unsigned count)
 {
-    return workers_init(&loop->files.threads, &loop->uv, count);
+    return workers_init(&loop->files.threads, loop, count);
 }
 
 const struct file_carrier file_threads_carrier = {

@@ -20,7 +20,9 @@ struct listener {
     uv_poll_t poll;
     struct loop *loop;
     listener_fn fn;
-    void *arg;
+    struct listener_place own; /* where there are no others */
+    struct listener_place *places;
+    unsigned place_count;
     struct timer retry; /* active while descriptors or memory have run out */
     unsigned conns;
     unsigned max_conns;
@@ -30,6 +32,14 @@ struct listener {
     bool starved; /* since the last connection that was taken; said so once */
     bool closing;
     bool closed; /* libuv has let go of it */
+};
+
+/* From accept until the connection's memory goes, and the listener knows. */
+struct seat {
+    struct task task; /* on its way to the connection's loop, or back */
+    struct listener *listener;
+    struct listener_place *place;
+    int fd;
 };
 
 static int resolve(const char *host, uint16_t port, struct addrinfo **out)
@@ -115,21 +125,103 @@ static void listener_rest(struct listener *listener, int err)
     timer_start(&listener->retry, RETRY_MS);
 }
 
+static struct listener_place *place_choose(const struct listener *listener)
+{
+    struct listener_place *fewest = listener->places;
+    for (unsigned i = 1; i < listener->place_count; i++)
+        if (listener->places[i].conns < fewest->conns)
+            fewest = &listener->places[i];
+    return fewest;
+}
+
+static void listener_free_if_done(struct listener *listener)
+{
+    if (listener->closed && listener->conns == 0)
+        free(listener);
+}
+
+/* The listener may be gone afterwards. */
+static void seat_gone(struct seat *seat)
+{
+    struct listener *listener = seat->listener;
+    seat->place->conns--;
+    listener->conns--;
+    free(seat);
+    listener_poll_update(listener);
+    listener_free_if_done(listener);
+}
+
+static void seat_on_gone(struct task *task)
+{
+    seat_gone(CONTAINER_OF(task, struct seat, task));
+}
+
+void seat_leave(struct seat *seat)
+{
+    struct loop *home = seat->listener->loop;
+    if (seat->place->loop == home) {
+        seat_gone(seat);
+        return;
+    }
+    task_init(&seat->task, home, seat_on_gone);
+    loop_post(&seat->task);
+}
+
+static int seat_take(struct seat *seat)
+{
+    const struct listener *listener = seat->listener;
+    struct conn *conn;
+    int err = conn_new(&conn, seat->place->loop, seat, seat->fd);
+    if (err == 0)
+        listener->fn(seat->place->arg, conn);
+    return err;
+}
+
+/* On the other loop. Who cannot be taken there is hung up on: it is too late to leave it in the backlog. */
+static void seat_on_arrival(struct task *task)
+{
+    struct seat *seat = CONTAINER_OF(task, struct seat, task);
+    int err = seat_take(seat);
+    if (err == 0)
+        return;
+    log_warn(seat->place->loop->log, "accept_failed", "err=\"%s\"", error_text(err));
+    close(seat->fd);
+    seat_leave(seat);
+}
+
+static struct seat *seat_new(struct listener *listener, int fd)
+{
+    struct seat *seat = malloc(sizeof *seat);
+    if (!seat)
+        return NULL;
+    *seat = (struct seat){.listener = listener, .place = place_choose(listener), .fd = fd};
+    seat->place->conns++;
+    listener->conns++;
+    return seat;
+}
+
 /* Returns 0, -EAGAIN when none waits, or why it must rest. */
 static int listener_accept(struct listener *listener)
 {
     int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0)
         return errno == EINTR || errno == ECONNABORTED || errno == EPROTO ? 0 : -errno;
-    struct conn *conn;
-    int err = conn_new(&conn, listener->loop, listener, fd);
+    struct seat *seat = seat_new(listener, fd);
+    int err = -ENOMEM;
+    if (seat && seat->place->loop != listener->loop) {
+        task_init(&seat->task, seat->place->loop, seat_on_arrival);
+        loop_post(&seat->task);
+        err = 0;
+    } else if (seat) {
+        err = seat_take(seat);
+    }
     if (err) {
         close(fd);
+        if (seat)
+            seat_gone(seat);
         return err == -EAGAIN ? -ENOMEM : err;
     }
-    listener->conns++;
     listener->starved = false;
-    listener->fn(listener->arg, conn);
     return 0;
 }
 
@@ -172,7 +264,8 @@ int listener_open(struct listener **out, struct loop *loop, const char *host, ui
     listener->poll.data = listener;
     listener->loop = loop;
     listener->fn = fn;
-    listener->arg = arg;
+    listener->own = (struct listener_place){.loop = loop, .arg = arg};
+    listener_spread(listener, &listener->own, 1);
     listener->max_conns = max_conns;
     listener->fd = fd;
     timer_init(&listener->retry, loop, listener_on_retry);
@@ -188,15 +281,16 @@ fail_fd:
     return err;
 }
 
+void listener_spread(struct listener *listener, struct listener_place *places, unsigned count)
+{
+    CHECK(count >= 1 && listener->conns == 0);
+    listener->places = places;
+    listener->place_count = count;
+}
+
 uint16_t listener_port(const struct listener *listener)
 {
     return listener->port;
-}
-
-static void listener_free_if_done(struct listener *listener)
-{
-    if (listener->closed && listener->conns == 0)
-        free(listener);
 }
 
 static void listener_on_closed(uv_handle_t *handle)
@@ -217,13 +311,6 @@ void listener_close(struct listener *listener)
     (void)shutdown(listener->fd, SHUT_RDWR);
     close(listener->fd);
     listener->fd = -1;
-}
-
-void listener_conn_gone(struct listener *listener)
-{
-    listener->conns--;
-    listener_poll_update(listener);
-    listener_free_if_done(listener);
 }
 
 static bool is_loopback(const struct sockaddr *address)

@@ -14,8 +14,13 @@ static void on_prepare(uv_prepare_t *handle)
 {
     struct loop *loop = handle->data;
     conns_flush(loop);
+    loop_lock(loop);
+    files_take(loop);
+    loop_unlock(loop);
     files_submit(loop);
+    loop_lock(loop);
     timers_arm(loop);
+    loop_unlock(loop);
 }
 
 /* Only those that were posted before this turn: a task that posts itself must not keep the loop from polling. */
@@ -25,17 +30,24 @@ static void on_idle(uv_idle_t *handle)
     uv_idle_stop(handle);
     struct list now;
     list_init(&now);
+    loop_lock(loop);
     list_move_all(&now, &loop->tasks);
     struct list *link;
     while ((link = list_pop_front(&now))) {
         struct task *task = CONTAINER_OF(link, struct task, link);
         task->fn(task);
+        loop_unlock(loop); /* others may be waiting for it */
+        loop_lock(loop);
     }
+    loop_unlock(loop);
 }
 
 void loop_wake(struct loop *loop)
 {
-    CHECK(uv_idle_start(&loop->idle, on_idle) == 0);
+    if (loop_on_its_thread(loop))
+        CHECK(uv_idle_start(&loop->idle, on_idle) == 0);
+    else
+        loop_nudge(loop);
 }
 
 static void loop_init_handles(struct loop *loop)
@@ -76,10 +88,16 @@ int loop_new(struct loop **out, const struct loop_options *options, const struct
     if (err)
         goto fail_loop;
     loop_init_handles(loop);
-    err = workers_init(&loop->jobs, &loop->uv, options->job_threads ? options->job_threads : JOB_THREADS);
+    loop->locked = options->locked;
+    err = share_init(loop);
     if (err)
         goto fail_handles;
-    err = files_init(loop, options);
+    if (!options->conns_only)
+        err = workers_init(&loop->jobs, loop, options->job_threads ? options->job_threads : JOB_THREADS);
+    if (err)
+        goto fail_share;
+    if (!options->conns_only)
+        err = files_init(loop, options);
     if (err)
         goto fail_workers;
     *out = loop;
@@ -87,6 +105,8 @@ int loop_new(struct loop **out, const struct loop_options *options, const struct
 
 fail_workers:
     workers_fini(&loop->jobs);
+fail_share:
+    share_fini(loop);
 fail_handles:
     loop_close_handles(loop);
 fail_loop:
@@ -97,8 +117,11 @@ fail_loop:
 void loop_free(struct loop *loop)
 {
     CHECK(loop->open_conns == 0 && loop->open_listeners == 0);
-    files_fini(loop);
-    workers_fini(&loop->jobs);
+    if (loop->files.carrier) {
+        files_fini(loop);
+        workers_fini(&loop->jobs);
+    }
+    share_fini(loop);
     CHECK(!loop->timers && !loop->due_timers);
     CHECK(list_empty(&loop->tasks));
     loop_close_handles(loop);
@@ -107,15 +130,10 @@ void loop_free(struct loop *loop)
 
 void loop_run(struct loop *loop)
 {
+    atomic_store_explicit(&loop->thread, pthread_self(), memory_order_relaxed);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     CHECK(loop->stopping);
     loop->stopping = false;
-}
-
-void loop_stop(struct loop *loop)
-{
-    loop->stopping = true;
-    uv_stop(&loop->uv);
 }
 
 void loop_exit_now(int status)
@@ -125,7 +143,7 @@ void loop_exit_now(int status)
 
 uint64_t loop_now_ms(const struct loop *loop)
 {
-    return uv_now(&loop->uv);
+    return loop->locked ? loop->now_ms : uv_now(&loop->uv);
 }
 
 uint64_t loop_now_us(const struct loop *loop)
@@ -151,6 +169,7 @@ void task_init(struct task *task, struct loop *loop, task_fn fn)
 
 void task_post(struct task *task)
 {
+    CHECK(loop_is_mine(task->loop));
     if (!list_empty(&task->link))
         return;
     list_push_back(&task->loop->tasks, &task->link);
@@ -159,6 +178,7 @@ void task_post(struct task *task)
 
 void task_cancel(struct task *task)
 {
+    CHECK(loop_is_mine(task->loop));
     list_remove(&task->link);
 }
 
@@ -167,6 +187,7 @@ void job_start(struct loop *loop, struct job *job, job_fn work, job_fn done)
     job->loop = loop;
     job->work = work;
     job->done = done;
+    CHECK(loop->files.carrier && loop_is_mine(loop));
     workers_start(&loop->jobs, job);
 }
 

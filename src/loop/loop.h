@@ -6,7 +6,8 @@
  * Owns:    the libuv loop, the ring or the threads in its place, the job threads.
  * Borrows: the log, which must outlive it.
  * Not its: what anything means.
- * Thread:  all functions from the loop's own thread, but where said otherwise.
+ * Thread:  all functions from the loop's own thread, but where said otherwise. Those of a loop with a lock: from any thread
+ *          that holds the lock.
  *
  * Callbacks run from the loop, never inside the call that started the operation, exactly once for each accepted request.
  * Requests (timer, task, job, file_op, conn_send) lie in the caller's memory and must not move or die until then.
@@ -28,6 +29,8 @@ struct loop_options {
     unsigned job_threads; /* threads for jobs; 0: 8 */
     unsigned io_threads;  /* threads for file operations where io_uring is refused; 0: 8 */
     bool forbid_ring;     /* use the threads even where io_uring works */
+    bool conns_only;      /* no jobs and no file operations: a loop for connections, timers and tasks */
+    bool locked;          /* it has a lock, and other threads use it, too; it takes no connections */
 };
 
 /* Make a loop. Tries io_uring; where that is refused, file operations run on threads and the log says so once
@@ -40,7 +43,32 @@ void loop_free(struct loop *loop);
 
 /* Run until loop_stop(). */
 void loop_run(struct loop *loop);
+/* Run it on a thread of its own until loop_stop(); then loop_join(). Returns 0 or -errno. */
+int loop_start(struct loop *loop);
+void loop_join(struct loop *loop);
+/* Any thread. */
 void loop_stop(struct loop *loop);
+
+/* ---- several loops in one process ----
+ *
+ * A loop with a lock is a monitor: whoever holds the lock may call all that takes this loop (timers, tasks, jobs, files), from any thread.
+ * Its own callbacks run with the lock held; it is let go while the loop waits and while it submits to the kernel. For a loop without a
+ * lock, taking and letting go are nothing. */
+
+/* Not twice by one thread. now_ms is read anew. */
+void loop_lock(struct loop *loop);
+void loop_unlock(struct loop *loop);
+/* Does this thread hold it? True for a loop without a lock, which is its own thread's. */
+bool loop_is_mine(const struct loop *loop);
+
+/* How long the lock was held, of every sixteenth time that it was taken: counts[0] below 1 us, counts[n] below 2^n us, the last one all
+ * above. With the lock held. */
+enum { LOOP_HOLDS = 16 };
+struct loop_holds {
+    uint64_t taken, sampled, longest_us;
+    uint64_t counts[LOOP_HOLDS];
+};
+void loop_holds(const struct loop *loop, struct loop_holds *out);
 
 /* End the process at once with `status`, without waiting for threads. Any thread. */
 _Noreturn void loop_exit_now(int status);
@@ -48,11 +76,12 @@ _Noreturn void loop_exit_now(int status);
 /* "io_uring" or "threads"; static. */
 const char *loop_io_kind(const struct loop *loop);
 
-/* Monotonic clock. now_ms is that of this turn of the loop (one clock read a turn); now_us reads the clock. */
+/* Monotonic clock. now_ms is that of this turn of the loop (one clock read a turn), or of when its lock was taken; now_us reads the clock
+ * (any thread). */
 uint64_t loop_now_ms(const struct loop *loop);
 uint64_t loop_now_us(const struct loop *loop);
 
-/* Wall clock, in ms since 1970. */
+/* Wall clock, in ms since 1970. Any thread. */
 uint64_t loop_wall_ms(const struct loop *loop);
 
 /* Fill `len` bytes from the kernel's generator. Returns 0 or -errno. Any thread. */
@@ -88,6 +117,9 @@ void task_init(struct task *task, struct loop *loop, task_fn fn);
 /* Harmless when it is posted already. A task posted from a task runs on the turn after. */
 void task_post(struct task *task);
 void task_cancel(struct task *task);
+/* The same from any thread, for a loop without a lock; it must not be posted already. It cannot be cancelled; those of one thread run in
+ * their order. */
+void loop_post(struct task *task);
 
 /* ---- jobs: blocking work (fs.h) on a bounded set of threads ---- */
 

@@ -1,10 +1,14 @@
 /* loop_impl.h - what the files of this folder share about a loop. Not for other rooms.
  *
  * Order of a turn: timers, tasks, flushing of connections, submission of file operations, arming of the timer, poll.
+ *
+ * What another thread may touch under a loop's lock: tasks, timers, jobs, the lists and counts of files. libuv and the ring are the loop's
+ * thread's alone; whoever else wants a turn sends `wake`.
  */
 #ifndef KVD_LOOP_LOOP_IMPL_H
 #define KVD_LOOP_LOOP_IMPL_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <uv.h>
 
@@ -19,7 +23,20 @@ struct loop {
     uv_timer_t timer;
     uv_signal_t signals[3];
     const struct log *log;
-    bool stopping;
+    _Atomic bool stopping;
+
+    _Atomic pthread_t thread; /* it runs on */
+    pthread_t started;        /* loop_start()'s, for loop_join() */
+    uv_async_t wake;          /* from other threads: look at `posts`, `tasks` and `stopping`, and take a turn */
+    pthread_mutex_t posts_lock;
+    struct list posts; /* under posts_lock: tasks of loop_post() */
+
+    bool locked; /* it has a lock: */
+    pthread_mutex_t lock;
+    _Atomic pthread_t holder; /* 0: nobody */
+    uint64_t now_ms;          /* when it was taken */
+    uint64_t taken_us;        /* the same, if this time is measured; else 0 */
+    struct loop_holds holds;
 
     loop_signal_fn signal_fn;
     void *signal_arg;
@@ -41,9 +58,16 @@ struct loop {
 /* Make sure that another turn comes at once. */
 void loop_wake(struct loop *loop);
 
+/* share.c */
+int share_init(struct loop *loop);
+void share_fini(struct loop *loop);
+bool loop_on_its_thread(const struct loop *loop);
+/* A thread that holds the lock has started something: let the loop's own have a turn, if that is another one. */
+void loop_nudge(struct loop *loop);
+
 /* timer.c */
 void timers_init(struct loop *loop);
-/* Let libuv's timer fire when the first of ours is due. */
+/* Let libuv's timer fire when the first of ours is due. With the lock held. */
 void timers_arm(struct loop *loop);
 
 /* conn.c: send what the connections have queued in this turn. */

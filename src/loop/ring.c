@@ -66,6 +66,13 @@ static bool op_wants_again(struct file_op *op, int result)
     return ++op->result <= RETRIES_MAX;
 }
 
+static void op_finish(struct loop *loop, struct file_op *op, int result)
+{
+    loop_lock(loop);
+    file_op_finish(op, result);
+    loop_unlock(loop);
+}
+
 static void on_ring(uv_poll_t *handle, int status, int events)
 {
     (void)status;
@@ -81,7 +88,7 @@ static void on_ring(uv_poll_t *handle, int status, int events)
         if (op_wants_again(op, result))
             list_push_back(&ring->again, &op->link);
         else
-            file_op_finish(op, result);
+            op_finish(ring->loop, op, result);
     }
     if (ring->loop->files.counts.in_flight == 0 && ring->polling) {
         uv_poll_stop(&ring->poll);
@@ -95,7 +102,9 @@ static void ring_held_back(struct ring *ring, int err)
     if (!ring->refusing)
         log_warn(ring->loop->log, "io_uring_submit_failed", "err=\"%s\"", error_text(err));
     ring->refusing = true;
+    loop_lock(ring->loop);
     timer_start(&ring->later, RETRY_MS);
+    loop_unlock(ring->loop);
 }
 
 static void on_later(struct timer *timer)
@@ -131,7 +140,9 @@ static void on_poll_closed(uv_handle_t *handle)
 static void ring_fini(struct loop *loop)
 {
     struct ring *ring = loop->files.ring;
+    loop_lock(loop);
     timer_stop(&ring->later);
+    loop_unlock(loop);
     uv_close((uv_handle_t *)&ring->poll, on_poll_closed);
     io_uring_queue_exit(&ring->uring);
     loop->files.ring = NULL;

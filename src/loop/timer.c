@@ -100,14 +100,16 @@ static void timers_take_due(struct loop *loop, uint64_t now_ms)
 static void on_timer(uv_timer_t *handle)
 {
     struct loop *loop = handle->data;
+    loop_lock(loop);
     loop->armed_ms = UINT64_MAX;
-    timers_take_due(loop, uv_now(&loop->uv));
+    timers_take_due(loop, loop_now_ms(loop));
     while (loop->due_timers) {
         struct timer *timer = loop->due_timers;
         timer_unlink(timer);
         timer->active = false;
         timer->fn(timer);
     }
+    loop_unlock(loop);
 }
 
 void timers_init(struct loop *loop)
@@ -127,7 +129,7 @@ void timers_arm(struct loop *loop)
         uv_timer_stop(&loop->timer);
         return;
     }
-    uint64_t now_ms = uv_now(&loop->uv);
+    uint64_t now_ms = uv_now(&loop->uv); /* of a loop with a lock, perhaps behind its own: then it fires too early, and is armed again */
     CHECK(uv_timer_start(&loop->timer, on_timer, due_ms > now_ms ? due_ms - now_ms : 0, 0) == 0);
 }
 
@@ -138,15 +140,19 @@ void timer_init(struct timer *timer, struct loop *loop, timer_fn fn)
 
 void timer_start(struct timer *timer, uint64_t after_ms)
 {
+    CHECK(loop_is_mine(timer->loop));
     timer_stop(timer);
     uint64_t now_ms = loop_now_ms(timer->loop);
     timer->due_ms = after_ms < UINT64_MAX - now_ms ? now_ms + after_ms : UINT64_MAX;
     timer->active = true;
     timer->loop->timers = heap_meld(timer->loop->timers, timer);
+    if (timer->due_ms < timer->loop->armed_ms)
+        loop_nudge(timer->loop);
 }
 
 void timer_stop(struct timer *timer)
 {
+    CHECK(loop_is_mine(timer->loop));
     if (!timer->active)
         return;
     timer_unlink(timer);

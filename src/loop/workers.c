@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "loop/loop_impl.h"
 
 static void workers_lock(struct workers *workers)
 {
@@ -52,8 +53,11 @@ static void on_finished(uv_async_t *handle)
     struct list *link;
     while ((link = list_pop_front(&finished))) {
         struct job *job = CONTAINER_OF(link, struct job, link);
+        struct loop *loop = workers->loop;
+        loop_lock(loop);
         workers->pending--;
         job->done(job);
+        loop_unlock(loop);
     }
 }
 
@@ -74,16 +78,16 @@ static int workers_spawn(struct workers *workers, unsigned count)
     return -err;
 }
 
-int workers_init(struct workers *workers, uv_loop_t *uv, unsigned count)
+int workers_init(struct workers *workers, struct loop *loop, unsigned count)
 {
-    *workers = (struct workers){.threads = calloc(count, sizeof(pthread_t))};
+    *workers = (struct workers){.loop = loop, .threads = calloc(count, sizeof(pthread_t))};
     if (!workers->threads)
         return -ENOMEM;
     list_init(&workers->queue);
     list_init(&workers->finished);
     CHECK(pthread_mutex_init(&workers->lock, NULL) == 0);
     CHECK(pthread_cond_init(&workers->wake, NULL) == 0);
-    int err = uv_async_init(uv, &workers->async, on_finished);
+    int err = uv_async_init(&loop->uv, &workers->async, on_finished);
     if (err) {
         workers_fini(workers);
         return err;

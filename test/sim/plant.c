@@ -133,7 +133,10 @@ void __wrap_table_set_place(struct table *table, struct entry *entry, struct pla
 static void kill_ends(void *arg)
 {
     struct disk_kill *kill = arg;
+    struct loop *loop = sim->life->server.store->loop;
+    loop_lock(loop);
     kill->fn(kill, 0);
+    loop_unlock(loop);
 }
 
 static int kill_at_once(struct disk_kill *kill, disk_kill_fn fn)
@@ -165,7 +168,10 @@ int __wrap_disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_
 static void sync_ends(void *arg)
 {
     struct disk_sync *sync = arg;
+    struct loop *loop = sim->life->server.store->loop;
+    loop_lock(loop);
     sync->fn(sync, 0);
+    loop_unlock(loop);
 }
 
 int __wrap_disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn)
@@ -228,7 +234,10 @@ static void watched_late(void *arg)
     watched->real = NULL;
     watched->deadline = NULL;
     watched->read.err = KVD_ETIMEOUT; /* the bytes that still come are not looked at */
+    struct loop *loop = sim->life->server.store->loop;
+    loop_lock(loop);
     watched->fn(real, KVD_ETIMEOUT);
+    loop_unlock(loop);
 }
 
 int __wrap_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn)

@@ -262,6 +262,8 @@ bool loop_has_stopped(const struct loop *loop);
 /* After anything ran on the loop: see to it that a turn comes. */
 void loop_settle(struct loop *loop);
 void loop_entered(struct loop *loop);
+/* The lock of a loop that has one: nothing may run on a connection meanwhile. */
+bool loop_is_held(const struct loop *loop);
 /* Blocking calls of a job take time: others go on meanwhile. */
 void routine_pause(uint64_t delay_us);
 void routines_drop(void);

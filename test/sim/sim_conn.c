@@ -32,7 +32,9 @@ struct wire {
 struct listener {
     struct loop *loop;
     listener_fn fn;
-    void *arg;
+    struct listener_place own;
+    struct listener_place *places;
+    unsigned place_count;
 };
 
 struct conn {
@@ -44,6 +46,9 @@ struct conn {
     void *closed_owner;
     struct list dirty, queued, finished;
     struct task task;
+    struct task arrival; /* on its loop */
+    struct listener_place *place;
+    listener_fn taken;
     uint64_t unsent_bytes, sent_bytes, received_bytes;
     int send_err;
     bool ended, paused, resumed, blocked, shutdown_wanted, closing;
@@ -184,6 +189,22 @@ static void told_open(void *arg)
         wire->events->opened(wire->owner);
 }
 
+static struct listener_place *place_choose(const struct listener *listener)
+{
+    struct listener_place *fewest = listener->places;
+    for (unsigned i = 1; i < listener->place_count; i++)
+        if (listener->places[i].conns < fewest->conns)
+            fewest = &listener->places[i];
+    fewest->conns++;
+    return fewest;
+}
+
+static void conn_arrives(struct task *task)
+{
+    struct conn *conn = CONTAINER_OF(task, struct conn, arrival);
+    conn->taken(conn->place->arg, conn);
+}
+
 static void accept_one(void *arg)
 {
     struct wire *wire = arg;
@@ -197,7 +218,8 @@ static void accept_one(void *arg)
     }
     struct conn *conn = seam_alloc(16, sizeof *conn);
     conn->wire = wire;
-    conn->loop = listener->loop;
+    conn->place = place_choose(listener);
+    conn->loop = conn->place->loop;
     list_init(&conn->dirty);
     list_init(&conn->queued);
     list_init(&conn->finished);
@@ -206,7 +228,12 @@ static void accept_one(void *arg)
     wire->conn = conn;
     wire->life = sim->life->number;
     wire->down_event = event_add(travel_us(), false, told_open, wire);
-    listener->fn(listener->arg, conn);
+    conn->taken = listener->fn;
+    task_init(&conn->arrival, conn->loop, conn_arrives);
+    if (conn->loop == listener->loop)
+        conn_arrives(&conn->arrival);
+    else
+        loop_post(&conn->arrival);
 }
 
 static void arrive_at_listener(void *arg)
@@ -306,11 +333,18 @@ int listener_open(struct listener **out, struct loop *loop, const char *host, ui
 {
     (void)host, (void)port, (void)max_conns;
     struct listener *listener = seam_alloc(16, sizeof *listener);
-    *listener = (struct listener){.loop = loop, .fn = fn, .arg = arg};
+    *listener = (struct listener){.loop = loop, .fn = fn, .own = {.loop = loop, .arg = arg}};
+    listener_spread(listener, &listener->own, 1);
     loop_parts(loop)->open_listeners++;
     sim->listener = listener;
     *out = listener;
     return 0;
+}
+
+void listener_spread(struct listener *listener, struct listener_place *places, unsigned count)
+{
+    listener->places = places;
+    listener->place_count = count;
 }
 
 uint16_t listener_port(const struct listener *listener)

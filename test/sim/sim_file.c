@@ -374,7 +374,10 @@ static void flight_lands(void *arg)
     if (result > 0 && op->kind == FILE_WRITE)
         parts->written_bytes += (uint64_t)result;
     op->result = result;
+    struct loop *loop = op->loop;
+    loop_lock(loop);
     op->fn(op);
+    loop_unlock(loop);
 }
 
 void files_turn(struct loop *loop)
@@ -423,6 +426,7 @@ unsigned files_open(void)
 static void start(struct loop *loop, struct file_op *op, enum file_op_kind kind, file_op_fn fn)
 {
     (void)open_file(op->file);
+    CHECK(loop_is_mine(loop));
     CHECK(op->iov_count <= 1024 || kind == FILE_SYNC);
     op->kind = kind;
     op->fn = fn;

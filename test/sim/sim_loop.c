@@ -19,6 +19,9 @@ struct loop {
     unsigned running; /* jobs */
     struct event *turn;
     bool stopped;
+    bool locked; /* it has a lock, */
+    bool held;   /* which somebody holds */
+    struct list posts;
     unsigned timers;
     struct loop_parts parts;
 };
@@ -42,6 +45,8 @@ int loop_new(struct loop **out, const struct loop_options *options, const struct
     list_init(&loop->jobs);
     list_init(&loop->parts.dirty_conns);
     list_init(&loop->parts.files_waiting);
+    list_init(&loop->posts);
+    loop->locked = options->locked;
     loop->parts.files_depth = options->io_depth ? options->io_depth : IO_DEPTH;
     *out = loop;
     loop_entered(loop);
@@ -54,7 +59,7 @@ void loop_free(struct loop *loop)
     CHECK(list_empty(&loop->jobs) && loop->running == 0);
     CHECK(list_empty(&parts->files_waiting) && parts->files_in_flight == 0);
     CHECK(parts->open_conns == 0 && parts->open_listeners == 0);
-    CHECK(list_empty(&loop->tasks));
+    CHECK(list_empty(&loop->tasks) && list_empty(&loop->posts) && !loop->held);
     if (loop->turn)
         event_cancel(loop->turn);
     if (loop->timers > 0)
@@ -128,28 +133,77 @@ void loop_entered(struct loop *loop)
     loop->now_ms = loop_now_us(loop) / MS;
 }
 
+/* ---- the lock: one thread, so it only looks whether it is taken and let go as it should be ---- */
+
+void loop_lock(struct loop *loop)
+{
+    if (!loop->locked)
+        return;
+    CHECK(!loop->held);
+    loop->held = true;
+    loop_entered(loop);
+}
+
+void loop_unlock(struct loop *loop)
+{
+    if (!loop->locked)
+        return;
+    CHECK(loop->held);
+    loop->held = false;
+}
+
+bool loop_is_mine(const struct loop *loop)
+{
+    return !loop->locked || loop->held;
+}
+
+bool loop_is_held(const struct loop *loop)
+{
+    return loop->held;
+}
+
+void loop_holds(const struct loop *loop, struct loop_holds *out)
+{
+    (void)loop;
+    *out = (struct loop_holds){0};
+}
+
 /* ---- turns: tasks, connections, file operations ---- */
+
+static void run_tasks(struct loop *loop, struct list *tasks)
+{
+    struct list now;
+    list_init(&now);
+    list_move_all(&now, tasks);
+    for (struct list *at; (at = list_pop_front(&now)) != NULL;) {
+        struct task *task = CONTAINER_OF(at, struct task, link);
+        loop_lock(loop);
+        task->fn(task);
+        loop_unlock(loop);
+    }
+}
 
 static void turn(void *arg)
 {
     struct loop *loop = arg;
-    struct list now;
     loop->turn = NULL;
-    list_init(&now);
-    list_move_all(&now, &loop->tasks);
-    for (struct list *at; (at = list_pop_front(&now)) != NULL;) {
-        struct task *task = CONTAINER_OF(at, struct task, link);
-        task->fn(task);
-    }
+    run_tasks(loop, &loop->posts);
+    run_tasks(loop, &loop->tasks);
     conns_turn(loop);
     files_turn(loop);
+}
+
+void loop_post(struct task *task)
+{
+    CHECK(!task->loop->locked && list_empty(&task->link));
+    list_push_back(&task->loop->posts, &task->link);
 }
 
 void loop_settle(struct loop *loop)
 {
     if (!sim->life || loop->turn)
         return;
-    if (!list_empty(&loop->tasks) || conns_dirty(loop) || files_waiting(loop))
+    if (!list_empty(&loop->tasks) || !list_empty(&loop->posts) || conns_dirty(loop) || files_waiting(loop))
         loop->turn = event_add(chance_below(20), true, turn, loop);
 }
 
@@ -162,12 +216,14 @@ void task_init(struct task *task, struct loop *loop, task_fn fn)
 
 void task_post(struct task *task)
 {
+    CHECK(loop_is_mine(task->loop));
     if (list_empty(&task->link))
         list_push_back(&task->loop->tasks, &task->link);
 }
 
 void task_cancel(struct task *task)
 {
+    CHECK(loop_is_mine(task->loop));
     list_remove(&task->link);
 }
 
@@ -179,7 +235,10 @@ static void timer_fires(void *arg)
     timer->active = false;
     timer->child = NULL;
     timer->loop->timers--;
+    struct loop *loop = timer->loop;
+    loop_lock(loop);
     timer->fn(timer);
+    loop_unlock(loop);
 }
 
 void timer_init(struct timer *timer, struct loop *loop, timer_fn fn)
@@ -190,6 +249,7 @@ void timer_init(struct timer *timer, struct loop *loop, timer_fn fn)
 void timer_start(struct timer *timer, uint64_t after_ms)
 {
     enum { FOREVER_MS = 1000 * 1000 * 1000 };
+    CHECK(loop_is_mine(timer->loop));
     timer_stop(timer);
     timer->active = true;
     timer->loop->timers++;
@@ -228,7 +288,9 @@ static void job_ends(void *arg)
     struct loop *loop = job->loop;
     loop->running--;
     jobs_next(loop);
+    loop_lock(loop);
     job->done(job);
+    loop_unlock(loop);
 }
 
 static void routine_main(void)
@@ -315,6 +377,7 @@ _Noreturn void sim_escape(enum escape escape)
 
 void job_start(struct loop *loop, struct job *job, job_fn work, job_fn done)
 {
+    CHECK(loop_is_mine(loop));
     job->loop = loop;
     job->work = work;
     job->done = done;
