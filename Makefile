@@ -144,7 +144,7 @@ $(OBJ)/tested.a: $(call objects,$(filter-out $(MAINS),$(ALL_SRC)) $(SUPPORT_SRC)
 
 # The fault tests stand between the disk tier and the file system.
 WRAPPED := fs_open fs_read fs_write fs_sync fs_truncate fs_size fs_unlink fs_rename fs_sync_dir fs_make_dirs fs_dir_info fs_list fs_lock \
-    file_read_start file_write_start file_sync_start
+    file_read_start file_write_start file_sync_start calloc
 LDFLAGS_test_disk_faults := $(WRAPPED:%=-Wl,--wrap=%)
 
 # The heap is out for a segment when a test says so.

@@ -807,6 +807,8 @@ void disk_recovery_resume(struct disk *disk)
 
 void disk_recovery_stop(struct disk *disk)
 {
+    if (disk->objects)
+        objects_scan_stop(disk->objects);
     for (size_t i = 0; i < RECOVERERS; i++)
         if (disk->runs[i].announcing)
             run_end(&disk->runs[i]);

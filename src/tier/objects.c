@@ -19,6 +19,8 @@ enum {
     SCANNERS = 4, /* folders that are looked through at once */
     SCAN_STEP = FOUND_A_TURN / SCANNERS,
     SWEEP_STEP = 64,
+    SCAN_ROUNDS = 4,     /* through the folders that could not be looked through before: then a start is done without them */
+    SCAN_PAUSE_MS = 500, /* before the second; each is twice as long as the one before */
 };
 
 /* A version that is further ahead of the clock than this is no version of ours, nor of a node whose clock is about right. */
@@ -61,6 +63,7 @@ struct seen {
 struct op {
     struct list link;
     enum op_kind kind;
+    unsigned fan;
     struct object_name name;  /* of a write and a kill of a key */
     struct disk_write *write; /* the job reads what the caller leaves unchanged */
     struct disk_kill *kill;   /* of a key, not for the job; NULL: given up */
@@ -72,6 +75,7 @@ struct op {
     bool changed; /* something in the folder: it is told when that is synced */
     bool shown;   /* of a write: the file got its name */
     bool collided, retried;
+    int unread_err;              /* of a scan: why a file's header could not be read that may be another time */
     int spared_err;              /* of a sweep: why a file that it may have to reach was left, */
     char spared[OBJECT_HEX + 1]; /* the first of those */
     uint32_t id;
@@ -123,9 +127,14 @@ struct objects {
     uint64_t writing_bytes; /* of them */
     uint64_t live_bytes;    /* of this node's files that the owner knows */
     uint64_t dying_bytes;   /* of those that kills are under way for */
-    unsigned scan_next, scanning;
-    char *file_text; /* disk_file_of() */
+    /* the start */
+    bool unscanned[OBJECT_FANS];
+    unsigned scan_next, scanning, scan_rounds;
+    struct timer scan_timer; /* the next round */
+    char *file_text;         /* disk_file_of() */
 };
+
+static void scan_again(struct timer *timer);
 
 /* ---- life ---- */
 
@@ -169,6 +178,7 @@ int objects_new(struct objects **out, struct disk *disk)
     list_init(&objects->sweeps);
     list_init(&objects->kills);
     list_init(&objects->free_batches);
+    timer_init(&objects->scan_timer, disk->loop, scan_again);
     for (unsigned i = 0; i < BATCHES; i++)
         list_push_back(&objects->free_batches, &objects->batches[i].link);
     for (unsigned i = 0; i < OBJECT_FANS; i++) {
@@ -480,7 +490,7 @@ static int scan_file(struct batch *batch, struct op *op, const struct object_nam
     return 0;
 }
 
-/* One that cannot be read now is left alone: it may be another time. */
+/* What is no record is left alone. A folder of which something could not be read is looked through once more. */
 static void scan_work(struct batch *batch, struct op *op)
 {
     if (!op->seen)
@@ -491,7 +501,9 @@ static void scan_work(struct batch *batch, struct op *op)
     op->seen_count = 0;
     for (unsigned i = 0; !err && i < SCAN_STEP && op->names.next < op->names.count; i++) {
         int file_err = scan_file(batch, op, &op->names.at[op->names.next++]);
-        op->damaged += file_err && file_err != -ENOENT;
+        op->damaged += is_no_record(file_err);
+        if (file_err && file_err != -ENOENT && !is_no_record(file_err))
+            op->unread_err = file_err;
     }
     op->err = err;
 }
@@ -782,6 +794,7 @@ static struct op *op_new(struct objects *objects, enum op_kind kind, size_t name
 
 static void op_queue(struct objects *objects, struct op *op, unsigned fan)
 {
+    op->fan = fan;
     list_push_back(&objects->fans[fan].ops, &op->link);
     fan_ready(objects, &objects->fans[fan]);
 }
@@ -1013,15 +1026,49 @@ void objects_pump(struct objects *objects)
 static void scan_next(struct objects *objects)
 {
     while (!objects->disk->closing && objects->scanning < SCANNERS && objects->scan_next < OBJECT_FANS) {
-        struct op *op = op_new(objects, OP_SCAN, 0);
         unsigned fan = objects->scan_next++;
-        if (!op) {
-            objects->disk->figures.unreadable_segments++; /* the owner will be in doubt */
+        struct op *op = objects->unscanned[fan] ? op_new(objects, OP_SCAN, 0) : NULL;
+        if (!op)
             continue;
-        }
         objects->scanning++;
         op_queue(objects, op, fan);
     }
+}
+
+static unsigned unscanned_count(const struct objects *objects)
+{
+    unsigned count = 0;
+    for (unsigned fan = 0; fan < OBJECT_FANS; fan++)
+        count += objects->unscanned[fan];
+    return count;
+}
+
+/* Where the heap or the device failed, it may not the next time. What a start does without leaves the owner in doubt. */
+static void scan_round_end(struct objects *objects)
+{
+    struct disk *disk = objects->disk;
+    unsigned left = unscanned_count(objects);
+    if (left > 0 && ++objects->scan_rounds < SCAN_ROUNDS) {
+        timer_start(&objects->scan_timer, (uint64_t)SCAN_PAUSE_MS << (objects->scan_rounds - 1));
+        return;
+    }
+    disk->figures.unreadable_segments += left;
+    if (left > 0)
+        log_warn(disk->log, "objects_unreadable", "dir=\"%s\" folders=%u what=\"left alone\"", objects->folder, left);
+    disk_recovery_over(disk);
+}
+
+static void scan_round(struct objects *objects)
+{
+    objects->scan_next = 0;
+    scan_next(objects);
+    if (objects->scanning == 0 && !objects->disk->closing)
+        scan_round_end(objects);
+}
+
+static void scan_again(struct timer *timer)
+{
+    scan_round(CONTAINER_OF(timer, struct objects, scan_timer));
 }
 
 /* A version above all that this node ever gave cannot be its own. */
@@ -1051,25 +1098,34 @@ static void scan_tell(struct objects *objects, struct op *op)
 static void scan_op_end(struct objects *objects, struct op *op)
 {
     struct disk *disk = objects->disk;
-    disk->figures.foreign_files += op->foreign;
-    disk->figures.damaged_segments += op->damaged > 0;
-    disk->figures.unreadable_segments += op->err != 0;
-    if (op->damaged > 0)
-        log_warn(disk->log, "objects_damaged", "dir=\"%s\" files=%" PRIu64 " what=\"left alone\"", objects->folder, op->damaged);
-    if (op->err)
-        log_warn(disk->log, "objects_unreadable", "dir=\"%s\" error=\"%s\"", objects->folder, error_text(op->err));
+    int err = op->err ? op->err : op->unread_err;
+    if (err) {
+        log_warn(disk->log, "folder_unread", "dir=\"%s/%02x\" error=\"%s\"", objects->folder, op->fan, error_text(err));
+    } else {
+        objects->unscanned[op->fan] = false;
+        disk->figures.foreign_files += op->foreign;
+        disk->figures.damaged_segments += op->damaged > 0;
+        if (op->damaged > 0)
+            log_warn(disk->log, "objects_damaged", "dir=\"%s/%02x\" files=%" PRIu64 " what=\"left alone\"", objects->folder, op->fan,
+                     op->damaged);
+    }
     op_free(objects, op);
     objects->scanning--;
     scan_next(objects);
     if (objects->scanning == 0 && !disk->closing)
-        disk_recovery_over(disk);
+        scan_round_end(objects);
 }
 
 void objects_scan_start(struct objects *objects)
 {
-    scan_next(objects);
-    if (objects->scanning == 0)
-        disk_recovery_over(objects->disk);
+    for (unsigned fan = 0; fan < OBJECT_FANS; fan++)
+        objects->unscanned[fan] = true;
+    scan_round(objects);
+}
+
+void objects_scan_stop(struct objects *objects)
+{
+    timer_stop(&objects->scan_timer);
 }
 
 /* ---- reading ---- */

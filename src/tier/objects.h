@@ -26,8 +26,11 @@ const char *objects_folder(const struct objects *objects);
 /* Those that are empty go. Blocking; nothing may be under way. */
 void objects_folders_remove(const struct objects *objects);
 
-/* Look through all folders and announce what this node wrote; disk_recovery_over() in the end. */
+/* Look through all folders and announce what this node wrote; disk_recovery_over() in the end. A folder that could not be looked through is
+ * tried again, within a bound; then it counts as unreadable. */
 void objects_scan_start(struct objects *objects);
+/* The disk is closing and nothing is under way. */
+void objects_scan_stop(struct objects *objects);
 /* Start what can be started: writes of the disk's queue, batches. */
 void objects_pump(struct objects *objects);
 /* Is nothing queued or under way? Walks that nobody waits for end early once the disk is closing. */

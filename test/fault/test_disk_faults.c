@@ -19,6 +19,8 @@
 #include "test/support/disk_rig.h"
 #include "tier/disk_inner.h"
 
+#define REAL __attribute__((weak))
+
 /* ---- the faults ---- */
 
 enum fault_mode {
@@ -93,9 +95,20 @@ static void event_end(struct event *event)
         event->ended = atomic_fetch_add(&event_clock, 1) + 1;
 }
 
-/* ---- blocking functions ---- */
+/* ---- the heap ---- */
 
-#define REAL __attribute__((weak))
+static atomic_bool heap_out; /* for calloc() on this thread */
+static pthread_t heap_out_for;
+
+void *__real_calloc(size_t count, size_t size) REAL;
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size)
+{
+    bool out = atomic_load(&heap_out) && pthread_equal(heap_out_for, pthread_self());
+    return out ? NULL : __real_calloc(count, size);
+}
+
+/* ---- blocking functions ---- */
 
 /* A function with an int result, its parameters, its arguments, and whether it takes room. */
 #define WRAP(name, params, args, takes_room) \
@@ -148,12 +161,19 @@ int __wrap_fs_lock(struct loop *loop, const struct file *file)
     return device_shift ? 0 : __real_fs_lock(loop, file);
 }
 
+static atomic_uint lists_failing; /* so many more of those below say EIO */
+
 /* Most of the folders that objects' files are spread over are not there: that is no operation worth failing. */
 int __real_fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg) REAL;
 int __wrap_fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg);
 int __wrap_fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
 {
-    bool fires = access(path, F_OK) == 0 && fault_now(false);
+    bool there = access(path, F_OK) == 0;
+    bool fires = there && fault_now(false);
+    if (there && strstr(path, "/objects/") && atomic_load(&lists_failing) > 0) {
+        atomic_fetch_sub(&lists_failing, 1);
+        return -EIO;
+    }
     if (fires && fault_mode != FAULT_DONE)
         return fault_errno();
     int err = __real_fs_list(loop, path, fn, arg);
@@ -1020,6 +1040,73 @@ static void rig_ahead_of_the_clock(struct rig *rig, bool objects)
     cr_assert_eq(rig_put(rig, "0", 10000), 0);
     cr_assert_eq(rig_put(rig, "1", 10000), 0);
     rig_close(rig);
+}
+
+static void rig_with_one_file(struct rig *rig)
+{
+    rig_init(rig);
+    rig->segment_bytes = 0;
+    cr_assert_eq(rig_open(rig), 0);
+    cr_assert_eq(rig_put(rig, "0", 10000), 0);
+    rig_close(rig);
+}
+
+Test(object_faults, a_folder_that_could_not_be_looked_through_is_tried_again, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_one_file(&rig);
+    atomic_store(&lists_failing, 2);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(atomic_load(&lists_failing), 0);
+    cr_assert_eq(rig_logged(&rig, "folder_unread"), 2);
+    cr_assert_eq(rig_figures(&rig).unreadable_segments, 0);
+    cr_assert_eq(rig.found_calls, 1);
+    cr_assert_eq(rig_get(&rig, "0"), 0);
+    rig_fini(&rig);
+}
+
+Test(object_faults, a_start_ends_without_a_folder_that_cannot_be_looked_through, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_one_file(&rig);
+    atomic_store(&lists_failing, 1000);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig.recovered, 1);
+    cr_assert_eq(rig_figures(&rig).unreadable_segments, 1);
+    cr_assert_eq(rig.found_calls, 0);
+    atomic_store(&lists_failing, 0);
+    rig_fini(&rig);
+}
+
+/* The loop's heap is out as the start begins, and stays so if `throughout`. */
+static void start_without_heap(bool throughout)
+{
+    struct rig rig;
+    rig_with_one_file(&rig);
+    pthread_mutex_lock(&opening_held);
+    rig_open_start(&rig);
+    heap_out_for = pthread_self();
+    atomic_store(&heap_out, true);
+    pthread_mutex_unlock(&opening_held);
+    while (rig.opened == 0)
+        rig_turns(&rig, 1);
+    atomic_store(&heap_out, throughout);
+    while (rig.recovered == 0)
+        rig_turns(&rig, 1);
+    atomic_store(&heap_out, false);
+    cr_assert_eq(rig_figures(&rig).unreadable_segments, throughout ? 256 : 0);
+    cr_assert_eq(rig.found_calls, throughout ? 0 : 1);
+    rig_fini(&rig);
+}
+
+Test(object_faults, a_start_that_begins_without_heap_ends_well, .timeout = 60)
+{
+    start_without_heap(false);
+}
+
+Test(object_faults, a_start_without_heap_ends, .timeout = 60)
+{
+    start_without_heap(true);
 }
 
 static void kill_while_opening_hangs(bool objects)
