@@ -23,6 +23,7 @@ enum op_kind { OP_WRITE, OP_KILL, OP_SWEEP, OP_SCAN };
 struct names {
     struct object_name *at;
     size_t count, room, next;
+    size_t missing; /* of a sweep: so many at the front were listed, and could not be found */
     bool listed;
 };
 

@@ -18,9 +18,16 @@ static bool kill_reaches(const struct batch *batch, const struct target *target,
     return (named || target->kind == KILL_ALL) && (ours ? record->version <= target->version : target->whoever);
 }
 
-/* 0 also when there is no such file. What is no record has no key to tell whether a prefix reaches it, and may have one when it is read
- * another time: KVD_ESHORT, KVD_ECORRUPT. By its name, or with all, it goes: it is of no use to anybody. Of a newer format (KVD_EFORMAT)
- * only who knows it can say. */
+/* Is what cannot be opened and judged unlinked all the same? What is no record is of no use to anybody. What is not there may be: where
+ * other hosts have replaced a file, this one may go by its old name for a while, and say that it is not there; an unlink asks those who
+ * know. */
+static bool goes_unseen(const struct target *target, int err)
+{
+    return err == KVD_ESHORT || err == KVD_ECORRUPT || (err == -ENOENT && target->whoever);
+}
+
+/* 0 also when there is no such file; but a prefix cannot say of what is not seen (-ENOENT, KVD_ESHORT, KVD_ECORRUPT) whether it reaches it.
+ * Of a newer format (KVD_EFORMAT) only who knows it can say. */
 static int kill_file(struct batch *batch, struct op *op, const char *name)
 {
     struct object_file file;
@@ -32,16 +39,16 @@ static int kill_file(struct batch *batch, struct op *op, const char *name)
     if (!err) {
         dead = kill_reaches(batch, &op->target, &file.record);
         object_file_close(batch->loop, &file);
-    } else if (op->target.kind != KILL_PREFIX && (err == KVD_ESHORT || err == KVD_ECORRUPT)) {
+    } else if (op->target.kind != KILL_PREFIX && goes_unseen(&op->target, err)) {
         err = 0;
     }
     if (!err && dead) {
         err = fs_unlink(batch->loop, path);
-        op->changed = true; /* also when it failed: it may have been done, and the next kill finds nothing and believes it */
+        op->changed |= err != -ENOENT; /* also when it failed: it may have been done, and the next kill finds nothing and believes it */
         op->unlinked += !err;
     }
     free(path);
-    return err == -ENOENT ? 0 : err;
+    return err == -ENOENT && op->target.kind != KILL_PREFIX ? 0 : err;
 }
 
 void objects_kill_work(struct batch *batch, struct op *op)
@@ -57,18 +64,46 @@ static void sweep_spares(struct op *op, const struct object_name *name, int err)
     }
 }
 
+static bool is_listed(const struct names *names, const struct object_name *name)
+{
+    for (size_t i = 0; i < names->count; i++)
+        if (strcmp(names->at[i].hex, name->hex) == 0)
+            return true;
+    return false;
+}
+
+/* What was listed and not found is gone if it is not listed now. Otherwise it is there, and this host goes by an old name of it. */
+static int sweep_list_again(struct batch *batch, struct op *op)
+{
+    struct names missed = op->names;
+    op->names = (struct names){0};
+    int err = objects_names_list(batch, op);
+    for (size_t i = 0; !err && i < missed.missing; i++)
+        if (is_listed(&op->names, &missed.at[i]))
+            sweep_spares(op, &missed.at[i], -ENOENT);
+    op->names.next = op->names.count;
+    free(missed.at);
+    return err;
+}
+
 /* One file that cannot be judged does not keep the rest. */
 void objects_sweep_work(struct batch *batch, struct op *op)
 {
-    int err = op->names.listed ? 0 : objects_names_list(batch, op);
-    for (unsigned i = 0; !err && i < SWEEP_STEP && op->names.next < op->names.count; i++) {
-        const struct object_name *name = &op->names.at[op->names.next++];
+    struct names *names = &op->names;
+    int err = names->listed ? 0 : objects_names_list(batch, op);
+    for (unsigned i = 0; !err && i < SWEEP_STEP && names->next < names->count; i++) {
+        const struct object_name *name = &names->at[names->next++];
         err = kill_file(batch, op, name->hex);
-        if (!is_no_record(err))
+        if (is_no_record(err))
+            sweep_spares(op, name, err);
+        else if (err == -ENOENT)
+            names->at[names->missing++] = *name;
+        else
             continue;
-        sweep_spares(op, name, err);
         err = 0;
     }
+    if (!err && names->missing > 0 && names->next == names->count)
+        err = sweep_list_again(batch, op);
     op->err = err;
 }
 
@@ -87,7 +122,7 @@ static void kill_ended(struct objects *objects, struct disk_kill *kill, int err)
     disk->figures.kill_batches++;
     if (err && err != KVD_EOFF)
         log_error(disk->log, "remove_failed", "dir=\"%s\" error=\"%s\"", objects->folder, error_text(err));
-    disk_kill_ended(disk, kill, is_no_record(err) ? -EIO : err);
+    disk_kill_ended(disk, kill, is_no_record(err) || err == -ENOENT ? -EIO : err);
 }
 
 void objects_kill_ended(struct objects *objects, struct op *op)
