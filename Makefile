@@ -291,16 +291,16 @@ build/sim build/sim-asan: $(call objects,$(SIM_SRC))
 
 # ---- benchmarks: kvd beside a bare pair of sockets and beside others (test/bench) ----
 
-BENCH_PACKAGES := redis-server memcached
-BENCHERS := build/bench/pair build/bench/rival
+BENCH_PACKAGES := redis-server redis-tools memcached fio iperf3 gnuplot-nox
+BENCHERS := build/bench/pair build/bench/drive
 
 .PHONY: bench bench-quick bench-policies bench-restart
-bench: deps ## kvd's memory path against a bare pair of sockets, redis-server and memcached: medians of ratios, and build/bench.json
+bench: faultfs ## kvd against a bare pair of sockets, redis-server, memcached, iperf3 and fio, in 8 minutes: a table of medians and ratios, build/bench.json, build/bench.svg (5 GiB of disk under TMPDIR)
 	@scripts/deps $(BENCH_PACKAGES)
 	+@$(SUBMAKE) build $(BENCHERS)
 	@scripts/bench
 
-bench-quick: deps ## the same with short runs, in two minutes
+bench-quick: faultfs ## the same with short runs, in two minutes
 	@scripts/deps $(BENCH_PACKAGES)
 	+@$(SUBMAKE) build $(BENCHERS)
 	@scripts/bench --quick
@@ -313,10 +313,13 @@ bench-restart: deps ## a million objects on disk, kvd killed and started again: 
 	+@$(SUBMAKE) build
 	@scripts/bench-restart --limit 2
 
-build/bench/%: $(OBJ)/test/bench/%.o $(call objects,src/base/text.c src/base/check.c client/kvctl/crew.c client/kvctl/histogram.c)
+build/bench/pair: $(call objects,$(patsubst %,test/bench/%.c,pair pool) src/base/text.c src/base/check.c)
+build/bench/drive: $(call objects,$(patsubst %,test/bench/%.c,drive conn pool talk) client/kvctl/crew.c client/kvctl/histogram.c $(SHARED_SRC))
+$(BENCHERS):
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ -lpthread
+	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ $(CLIENT_LIBS)
+-include $(patsubst %.c,$(OBJ)/%.d,$(wildcard test/bench/*.c))
 
 # ---- what is checked before every commit ----
 
@@ -346,7 +349,7 @@ check-seam:
 
 check-scripts:
 	@for f in scripts/* .ci/run; do if head -1 "$$f" | grep -q bash; then bash -n "$$f"; fi; done
-	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py) scripts/run-tests scripts/bench scripts/compare-policies scripts/bench-restart && echo "  ok    scripts"
+	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py test/bench/*.py) scripts/run-tests scripts/bench scripts/compare-policies scripts/bench-restart && echo "  ok    scripts"
 
 # gcc's part is the release build itself; clang compiles as well, since some warnings need its optimizer.
 check-compilers:

@@ -1,11 +1,12 @@
 /* pair.c - the bound: a sender and a receiver over loopback that do nothing else.
  *
- *     pair get|put --size BYTES [--connections N] [--seconds S] [--pool BYTES]
+ *     pair [--pool SIZE]        a job a line of standard input, bytes a second of each a line of output
  *
- * `get`: the server sends messages from random places of a mapping as large as the pool (4 KiB aligned, touched beforehand), the client
- * receives all of them into one buffer of the message's size. `put`: the client sends from one buffer, the server receives into random
- * places of the mapping. Server and client are two processes of one thread each, as kvd and kvctl are. Nothing is parsed, checked or
- * answered: what comes out is what the socket gives on this machine in this minute. Prints bytes a second.
+ * A job: get|put [size=SIZE] [connections=N] [seconds=S]. `get`: the server sends messages from random places of a mapping as large as a
+ * pool (pool.h), the client receives all of a connection into one buffer of the message's size. `put`: the client sends from random places
+ * of such a mapping, the server receives into random places of its own. Server and client are two processes of one thread each. Nothing is
+ * parsed, checked or answered: what comes out is what the socket gives on this machine in this minute. The first tenth of the time does not
+ * count.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -17,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -25,12 +25,13 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "test/bench/pool.h"
 
-enum { MAX_CONNECTIONS = 256, PLACE_BYTES = 4096, WARM_UP_PERCENT = 10, TURN_BYTES = 1 << 20 };
+enum { MAX_CONNECTIONS = 256, WARM_UP_PERCENT = 10, TURN_BYTES = 1 << 20, LINE_BYTES = 256, SERVER_SECONDS = 3600 };
 
-struct plan {
+struct plan { /* what the client sends first on each connection */
     bool put;
-    uint64_t size, connections, pool;
+    uint64_t size, connections;
     double seconds;
 };
 
@@ -38,7 +39,15 @@ struct stream {
     int fd;
     uint8_t *at;     /* of the message under way */
     uint64_t left;   /* of it */
-    uint64_t random; /* xorshift */
+    uint64_t number; /* of the next */
+};
+
+struct side {
+    const struct plan *plan;
+    const struct pool *pool; /* NULL: all messages go to `buffer` */
+    uint8_t *buffer;
+    bool sending;
+    struct stream streams[MAX_CONNECTIONS];
 };
 
 static void die(const char *what)
@@ -54,37 +63,20 @@ static double now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static uint8_t *mapping(uint64_t bytes)
+/* One turn of one connection: at most TURN_BYTES where there are others, so that all get theirs. Returns the bytes moved; -1 at the end. */
+static int64_t turn(struct side *side, struct stream *stream)
 {
-    uint8_t *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED)
-        die("mmap");
-    (void)madvise(at, bytes, MADV_HUGEPAGE);
-    memset(at, 1, bytes);
-    return at;
-}
-
-/* Where the next message lies: anywhere in the pool, or at its only place. */
-static void next_message(struct stream *stream, uint8_t *pool, uint64_t pool_bytes, uint64_t size)
-{
-    stream->random ^= stream->random << 13;
-    stream->random ^= stream->random >> 7;
-    stream->random ^= stream->random << 17;
-    uint64_t places = (pool_bytes - size) / PLACE_BYTES + 1;
-    stream->at = pool + stream->random % places * PLACE_BYTES;
-    stream->left = size;
-}
-
-/* One turn of one connection: at most TURN_BYTES, so that all get theirs. Returns the bytes moved; -1 at the end. */
-static int64_t turn(struct stream *stream, bool sending, uint8_t *pool, uint64_t pool_bytes, uint64_t size)
-{
+    const uint64_t size = side->plan->size;
+    const int flags = MSG_NOSIGNAL | (side->plan->connections > 1 ? MSG_DONTWAIT : 0);
     int64_t moved = 0;
     while (moved < TURN_BYTES) {
-        if (stream->left == 0)
-            next_message(stream, pool, pool_bytes, size);
-        ssize_t n = sending ? send(stream->fd, stream->at, stream->left, MSG_DONTWAIT | MSG_NOSIGNAL)
-                            : recv(stream->fd, stream->at, stream->left, MSG_DONTWAIT);
-        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+        if (stream->left == 0) {
+            stream->at = side->pool ? pool_place(side->pool, stream->number++, size) : side->buffer;
+            stream->left = size;
+        }
+        const ssize_t n =
+            side->sending ? send(stream->fd, stream->at, stream->left, flags) : recv(stream->fd, stream->at, stream->left, flags);
+        if (n < 0 && errno == EAGAIN)
             return moved;
         if (n <= 0)
             return -1;
@@ -95,31 +87,38 @@ static int64_t turn(struct stream *stream, bool sending, uint8_t *pool, uint64_t
     return moved;
 }
 
-/* Move bytes until `seconds` are over, or the other side has gone. Returns bytes a second, without the first tenth. */
-static double run(const struct plan *plan, struct stream *streams, bool sending, uint8_t *pool, uint64_t pool_bytes)
+static void wait_for_any(struct pollfd *polls, uint64_t count)
 {
+    if (count > 1 && poll(polls, (nfds_t)count, 100) < 0 && errno != EINTR)
+        die("poll");
+}
+
+/* Move bytes until `seconds` are over, or the other side has gone. Returns bytes a second, without the first tenth. */
+static double run(struct side *side, double seconds)
+{
+    const uint64_t connections = side->plan->connections;
     struct pollfd polls[MAX_CONNECTIONS];
-    for (uint64_t i = 0; i < plan->connections; i++)
-        polls[i] = (struct pollfd){.fd = streams[i].fd, .events = sending ? POLLOUT : POLLIN};
-    double begun = now_s(), end = begun + plan->seconds, counted_from = begun + plan->seconds * WARM_UP_PERCENT / 100;
+    for (uint64_t i = 0; i < connections; i++)
+        polls[i] = (struct pollfd){.fd = side->streams[i].fd, .events = side->sending ? POLLOUT : POLLIN};
+    const double begun = now_s(), end = begun + seconds;
+    double counted_from = begun + seconds * WARM_UP_PERCENT / 100, now = begun;
     uint64_t bytes = 0;
     bool counting = false;
-    for (double now = begun; now < end; now = now_s()) {
+    for (; now < end; now = now_s()) {
         if (!counting && now >= counted_from) {
             counting = true;
             counted_from = now;
             bytes = 0;
         }
-        if (poll(polls, (nfds_t)plan->connections, 100) < 0)
-            die("poll");
-        for (uint64_t i = 0; i < plan->connections; i++) {
-            int64_t moved = polls[i].revents ? turn(&streams[i], sending, pool, pool_bytes, plan->size) : 0;
+        wait_for_any(polls, connections);
+        for (uint64_t i = 0; i < connections; i++) {
+            const int64_t moved = connections == 1 || polls[i].revents ? turn(side, &side->streams[i]) : 0;
             if (moved < 0)
                 return 0;
             bytes += (uint64_t)moved;
         }
     }
-    return (double)bytes / (now_s() - counted_from);
+    return (double)bytes / (now - counted_from);
 }
 
 static void tune(int fd)
@@ -128,85 +127,119 @@ static void tune(int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 }
 
-static void serve(const struct plan *plan, int listener)
+static void hang_up(struct side *side)
 {
-    struct stream streams[MAX_CONNECTIONS] = {0};
-    uint8_t *pool = mapping(plan->pool);
+    for (uint64_t i = 0; i < side->plan->connections; i++)
+        close(side->streams[i].fd);
+}
+
+/* ---- server ---- */
+
+static int accept_one(int listener, struct plan *plan)
+{
+    const int fd = accept(listener, NULL, NULL);
+    if (fd < 0)
+        die("accept");
+    tune(fd);
+    if (recv(fd, plan, sizeof *plan, MSG_WAITALL) != sizeof *plan)
+        die("recv");
+    return fd;
+}
+
+static void serve(const struct pool *pool, int listener)
+{
+    for (;;) {
+        static struct side side;
+        struct plan plan;
+        side.streams[0] = (struct stream){.fd = accept_one(listener, &plan)};
+        for (uint64_t i = 1; i < plan.connections; i++)
+            side.streams[i] = (struct stream){.fd = accept_one(listener, &plan), .number = i << 40};
+        side.plan = &plan;
+        side.pool = pool;
+        side.sending = !plan.put;
+        (void)run(&side, SERVER_SECONDS); /* until the client goes */
+        hang_up(&side);
+    }
+}
+
+/* ---- client ---- */
+
+static double ask(const struct plan *plan, const struct pool *pool, const struct sockaddr_in *where)
+{
+    static struct side side;
+    side =
+        (struct side){.plan = plan, .pool = plan->put ? pool : NULL, .buffer = plan->put ? NULL : malloc(plan->size), .sending = plan->put};
     for (uint64_t i = 0; i < plan->connections; i++) {
-        streams[i] = (struct stream){.fd = accept(listener, NULL, NULL), .random = 88172645463325252u + i};
-        if (streams[i].fd < 0)
-            die("accept");
-        tune(streams[i].fd);
-        if (send(streams[i].fd, "", 1, MSG_NOSIGNAL) != 1) /* its pool is there */
+        const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        side.streams[i] = (struct stream){.fd = fd, .number = i << 40};
+        if (fd < 0 || connect(fd, (const struct sockaddr *)where, sizeof *where) < 0)
+            die("connect");
+        tune(fd);
+        if (send(fd, plan, sizeof *plan, MSG_NOSIGNAL) != sizeof *plan)
             die("send");
     }
-    struct plan longer = *plan;
-    longer.seconds += 60; /* until the client goes */
-    (void)run(&longer, streams, !plan->put, pool, plan->pool);
+    const double rate = run(&side, plan->seconds);
+    hang_up(&side);
+    free(side.buffer);
+    return rate;
 }
 
-static double ask(const struct plan *plan, const struct sockaddr_in *where)
+static bool take_word(struct plan *plan, const char *word)
 {
-    struct stream streams[MAX_CONNECTIONS] = {0};
-    uint8_t *buffer = mapping(round_up(plan->size, PLACE_BYTES));
-    for (uint64_t i = 0; i < plan->connections; i++) {
-        streams[i] = (struct stream){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), .random = 1 + i};
-        if (streams[i].fd < 0 || connect(streams[i].fd, (const struct sockaddr *)where, sizeof *where) < 0)
-            die("connect");
-        tune(streams[i].fd);
-        if (recv(streams[i].fd, buffer, 1, 0) != 1)
-            die("recv");
-    }
-    return run(plan, streams, plan->put, buffer, plan->size);
+    if (strncmp(word, "size=", 5) == 0)
+        return text_to_size(word + 5, &plan->size) && plan->size > 0;
+    if (strncmp(word, "connections=", 12) == 0)
+        return text_to_u64(word + 12, &plan->connections) && plan->connections >= 1 && plan->connections <= MAX_CONNECTIONS;
+    return strncmp(word, "seconds=", 8) == 0 && (plan->seconds = atof(word + 8)) > 0;
 }
 
-static int usage(void)
+static bool parse(struct plan *plan, char *line)
 {
-    fprintf(stderr, "usage: pair get|put --size SIZE [--connections N] [--seconds S] [--pool SIZE]\n");
-    return 2;
-}
-
-static bool parse(struct plan *plan, int argc, char **argv)
-{
-    *plan = (struct plan){.connections = 1, .seconds = 3, .pool = GIB};
-    if (argc < 2 || (strcmp(argv[1], "get") != 0 && strcmp(argv[1], "put") != 0))
+    char *rest = NULL;
+    const char *what = strtok_r(line, " \n", &rest);
+    *plan = (struct plan){.size = MIB, .connections = 1, .seconds = 1};
+    if (!what || (strcmp(what, "get") != 0 && strcmp(what, "put") != 0))
         return false;
-    plan->put = strcmp(argv[1], "put") == 0;
-    for (int i = 2; i + 1 < argc; i += 2) {
-        bool ok = strcmp(argv[i], "--size") == 0          ? text_to_size(argv[i + 1], &plan->size)
-                  : strcmp(argv[i], "--connections") == 0 ? text_to_u64(argv[i + 1], &plan->connections)
-                  : strcmp(argv[i], "--pool") == 0        ? text_to_size(argv[i + 1], &plan->pool)
-                                                          : false;
-        if (strcmp(argv[i], "--seconds") == 0)
-            ok = (plan->seconds = atof(argv[i + 1])) > 0;
-        if (!ok)
+    plan->put = strcmp(what, "put") == 0;
+    for (const char *word = strtok_r(NULL, " \n", &rest); word; word = strtok_r(NULL, " \n", &rest))
+        if (!take_word(plan, word))
             return false;
-    }
-    return argc % 2 == 0 && plan->size > 0 && plan->pool >= plan->size && plan->connections >= 1 && plan->connections <= MAX_CONNECTIONS;
+    return true;
 }
 
 int main(int argc, char **argv)
 {
-    struct plan plan;
     struct sockaddr_in where = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof where;
-    if (!parse(&plan, argc, argv))
-        return usage();
-    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    static char line[LINE_BYTES];
+    uint64_t bytes = GIB;
+    struct plan plan;
+    struct pool pool;
+
+    if (argc != 1 && (argc != 3 || strcmp(argv[1], "--pool") != 0 || !text_to_size(argv[2], &bytes))) {
+        fprintf(stderr, "usage: pair [--pool SIZE] <jobs\n");
+        return 2;
+    }
+    const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (listener < 0 || bind(listener, (struct sockaddr *)&where, sizeof where) < 0 || listen(listener, MAX_CONNECTIONS) < 0 ||
         getsockname(listener, (struct sockaddr *)&where, &len) < 0)
         die("listen");
-    pid_t server = fork();
+    const pid_t server = fork(); /* before the pool: each side writes its own */
     if (server < 0)
         die("fork");
-    if (server == 0) {
+    if (server == 0)
         (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
-        serve(&plan, listener);
-        _exit(0);
+    if (pool_init(&pool, bytes) != 0)
+        die("the pool");
+    if (server == 0)
+        serve(&pool, listener);
+    while (fgets(line, sizeof line, stdin)) {
+        if (!parse(&plan, line))
+            die("no job");
+        printf("%.0f\n", plan.size <= bytes ? ask(&plan, &pool, &where) : 0);
+        fflush(stdout);
     }
-    double rate = ask(&plan, &where);
     (void)kill(server, SIGKILL);
     (void)waitpid(server, NULL, 0);
-    printf("%.0f\n", rate);
-    return rate > 0 ? 0 : 1;
+    return 0;
 }
