@@ -13,11 +13,12 @@ enum { JOB_THREADS = 8 };
 static void on_prepare(uv_prepare_t *handle)
 {
     struct loop *loop = handle->data;
-    conns_flush(loop);
+    /* The disk works while the loop sends. */
     loop_lock(loop);
     files_take(loop);
     loop_unlock(loop);
     files_submit(loop);
+    conns_flush(loop);
     loop_lock(loop);
     timers_arm(loop);
     loop_unlock(loop);

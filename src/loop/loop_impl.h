@@ -1,6 +1,6 @@
 /* loop_impl.h - what the files of this folder share about a loop. Not for other rooms.
  *
- * Order of a turn: timers, tasks, flushing of connections, submission of file operations, arming of the timer, poll.
+ * Order of a turn: timers, tasks, submission of file operations, flushing of connections, arming of the timer, poll.
  *
  * What another thread may touch under a loop's lock: tasks, timers, jobs, the lists and counts of files. libuv and the ring are the loop's
  * thread's alone; whoever else wants a turn sends `wake`.

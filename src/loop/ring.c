@@ -8,12 +8,15 @@
 #include "loop/loop_impl.h"
 #include "loop/probe_impl.h"
 
-enum { RETRIES_MAX = 100, RETRY_MS = 1 };
+enum {
+    RETRIES_MAX = 100,
+    RETRY_MS = 1,
+    TURN_BYTES = 1 << 20, /* that were read: whoever gets them reads them through, and others wait meanwhile */
+};
 
 struct ring {
     struct io_uring uring;
     uv_poll_t poll;
-    bool polling;
     struct loop *loop;
     struct list again;  /* the kernel asked for another try */
     struct timer later; /* runs when the kernel did not take all that was prepared */
@@ -79,9 +82,11 @@ static void on_ring(uv_poll_t *handle, int status, int events)
     (void)events;
     struct ring *ring = handle->data;
     struct io_uring_cqe *cqe;
-    while (io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
+    uint64_t bytes = 0;
+    while (bytes < TURN_BYTES && io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
         struct file_op *op = io_uring_cqe_get_data(cqe);
         int result = cqe->res;
+        bytes += result > 0 && op->kind == FILE_READ ? (uint64_t)result : 0;
         io_uring_cqe_seen(&ring->uring, cqe);
         PROBE_TAKE_BACK(op);
         op_probe_memory(op);
@@ -89,10 +94,6 @@ static void on_ring(uv_poll_t *handle, int status, int events)
             list_push_back(&ring->again, &op->link);
         else
             op_finish(ring->loop, op, result);
-    }
-    if (ring->loop->files.counts.in_flight == 0 && ring->polling) {
-        uv_poll_stop(&ring->poll);
-        ring->polling = false;
     }
 }
 
@@ -125,10 +126,6 @@ static void ring_submit(struct loop *loop)
             break;
         }
         ring->refusing = false;
-    }
-    if (loop->files.counts.in_flight > 0 && !ring->polling) {
-        CHECK(uv_poll_start(&ring->poll, UV_READABLE, on_ring) == 0);
-        ring->polling = true;
     }
 }
 
@@ -187,6 +184,7 @@ int ring_new(struct loop *loop, unsigned depth)
     if (err)
         goto fail_setup;
     ring->poll.data = ring;
+    CHECK(uv_poll_start(&ring->poll, UV_READABLE, on_ring) == 0);
     ring->loop = loop;
     list_init(&ring->again);
     timer_init(&ring->later, loop, on_later);

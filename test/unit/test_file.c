@@ -498,6 +498,46 @@ Test(ring, other_errors_are_handed_on_at_once, .timeout = 20)
     cr_assert_eq(injections, 0);
 }
 
+struct turns {
+    struct file_op ops[8];
+    struct task task;
+    unsigned ended, by_next_turn;
+};
+static struct turns turns;
+
+static void next_turn(struct task *task)
+{
+    (void)task;
+    turns.by_next_turn = turns.ended;
+}
+
+static void one_of_many_read(struct file_op *op)
+{
+    cr_assert_eq(op->result, 1 << 20);
+    if (turns.ended++ == 0)
+        task_post(&turns.task);
+    if (turns.ended == 8)
+        loop_stop(op->loop);
+}
+
+Test(ring, others_have_their_turn_between_large_reads, .timeout = 20)
+{
+    enum { LEN = 1 << 20 };
+    struct lab *lab = lab_open((struct loop_options){0}, 0);
+    unsigned char *bytes = calloc(1, LEN);
+    struct iovec iov = {bytes, LEN};
+    cr_assert_eq(run_op(lab, file_write_start, &iov, 1, 0), LEN);
+    task_init(&turns.task, lab->loop, next_turn);
+    for (unsigned i = 0; i < 8; i++) {
+        turns.ops[i] = (struct file_op){.file = &lab->file, .iov = &iov, .iov_count = 1};
+        file_read_start(lab->loop, &turns.ops[i], one_of_many_read);
+    }
+    loop_run(lab->loop);
+    cr_assert_eq(turns.by_next_turn, 1);
+    free(bytes);
+    lab_close(lab);
+}
+
 Test(ring, many_loops_in_one_process, .timeout = 20)
 {
     struct lab *labs[8];
