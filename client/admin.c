@@ -56,6 +56,14 @@ int kvd_scrub(struct kvd *kvd, uint64_t bytes_per_s, uint64_t *run)
     return number_out(result, reply.run, run);
 }
 
+int kvd_scrub_stop(struct kvd *kvd, uint64_t *run)
+{
+    struct msg_admin request = {.has = 1u << F_ADMIN_STOP, .stop = true};
+    struct msg_admin_reply reply = {.has = 0};
+    int result = admin_run(kvd, &request, "scrub", &reply);
+    return number_out(result, reply.run, run);
+}
+
 int kvd_drain(struct kvd *kvd, uint64_t *unwritten)
 {
     struct msg_admin request = {.has = 0};

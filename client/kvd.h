@@ -224,6 +224,8 @@ KVD_API int kvd_evict(struct kvd *kvd, uint64_t bytes, uint64_t *objects, uint64
 /* Start reading all that is on disk and judging it, `bytes_per_s` (0: 200 MiB) at most; one that is under way is joined. *run: its number;
  * section `scrub` of kvd_info() tells how far it is. */
 KVD_API int kvd_scrub(struct kvd *kvd, uint64_t bytes_per_s, uint64_t *run);
+/* End the one that is under way. *run: its number, 0 when there was none. */
+KVD_API int kvd_scrub_stop(struct kvd *kvd, uint64_t *run);
 
 /* No more puts from now on (KVD_ERR_CLOSING), until the server is started anew; what the policy would have on disk is written.
  * *unwritten, if not NULL: objects that are on no disk all the same. The server goes on answering all else. */

@@ -141,6 +141,11 @@ static void do_scrub(struct session *session, const struct frame *frame, const s
 {
     uint64_t rate = MSG_HAS(msg, F_ADMIN_RATE) ? msg->rate : SCRUB_BYTES_PER_S;
     struct msg_admin_reply reply = {.has = 1u << F_ADMINR_RUN};
+    if (msg->stop) {
+        reply.run = store_scrub_stop(session->server->store);
+        session_reply(session, frame->op, frame->id, CODE_OK, msg_reply(OP_ADMIN), &reply);
+        return;
+    }
     if (rate == 0) {
         session_fail(session, frame->op, frame->id, CODE_BAD_REQUEST, "rate is 1 byte a second or more");
         return;

@@ -111,6 +111,12 @@ static void memory_section(struct figures *out, const struct sources *from)
     number(out, "waits_expired_total", store->figures.waits_expired);
 }
 
+/* 0: there is none, nothing is given up ahead of need. */
+static uint64_t mark(uint64_t bytes)
+{
+    return bytes == UINT64_MAX ? 0 : bytes;
+}
+
 static void disk_section(struct figures *out, const struct sources *from)
 {
     const struct store_info *store = &from->store;
@@ -153,8 +159,8 @@ static void disk_section(struct figures *out, const struct sources *from)
     number(out, "remove_log_compactions_total", disk->log_compactions);
     number(out, "free_bytes", disk->free_bytes);
     number(out, "free_least_bytes", disk->free_least_bytes);
-    number(out, "reclaim_high_bytes", store->reclaim_high_bytes);
-    number(out, "reclaim_low_bytes", store->reclaim_low_bytes);
+    number(out, "reclaim_high_bytes", mark(store->reclaim_high_bytes));
+    number(out, "reclaim_low_bytes", mark(store->reclaim_low_bytes));
     number(out, "reclaimed_segments_total", store->figures.reclaimed_segments);
     number(out, "reclaimed_objects_total", store->figures.reclaimed_objects);
     number(out, "probes_total", store->figures.probes);
@@ -207,7 +213,7 @@ static void dropped_section(struct figures *out, const struct sources *from)
 static void scrub_section(struct figures *out, const struct sources *from)
 {
     const struct store_scrubbed *scrub = &from->store.scrub;
-    text(out, "state", scrub->running ? "running" : "idle");
+    text(out, "state", scrub->running ? "running" : scrub->stopped ? "stopped" : "idle");
     number(out, "run", scrub->run);
     number(out, "records", scrub->records);
     number(out, "bytes", scrub->bytes);

@@ -31,7 +31,10 @@ static void print_help(void)
         bool shown = key->fallback && key->fallback[0];
         char flag[80];
         snprintf(flag, sizeof flag, "--%s %s", key->name, kind_of(key));
-        printf("  %-34s %s%s%s%s\n", flag, key->help, shown ? " (" : "", shown ? key->fallback : "", shown ? ")" : "");
+        printf("  %-34s", flag);
+        if (strlen(flag) > 34)
+            printf("\n  %-34s", "");
+        printf(" %s%s%s%s\n", key->help, shown ? " (" : "", shown ? key->fallback : "", shown ? ")" : "");
     }
     printf("\nSizes: 512m, 4g, 1t. Times: 250ms, 5s. All of it: docs/configuration.md\n");
 }

@@ -15,7 +15,7 @@ static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_REPLACE] = {"replace", 0, NULL, "replace the value when the key is there"},
     [OPT_ACK_DISK] = {"ack-disk", 0, NULL, "wait until the value would survive a power cut"},
     [OPT_PIN] = {"pin", 0, NULL, "pin it: it is not evicted"},
-    [OPT_TTL] = {"ttl", 0, "DURATION", "it ends so long after it was stored"},
+    [OPT_TTL] = {"ttl", 0, "DURATION", "it ends so long after it was stored: 250ms, 30s, 5m, 2h"},
     [OPT_OUTPUT] = {"output", 'o', "FILE", "write here instead of standard output"},
     [OPT_OFFSET] = {"offset", 0, "BYTES", "begin here (0)"},
     [OPT_LENGTH] = {"length", 0, "BYTES", "that many bytes (the rest)"},
@@ -45,6 +45,7 @@ static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_CLUSTER] = {"cluster", 0, "NAME", "kvd's --cluster (kvd)"},
     [OPT_RATE] = {"rate", 0, "SIZE", "read so many bytes a second at most (200m)"},
     [OPT_YES_DELETE] = {"yes-delete", 0, "NODE", "the name of the node whose files are deleted"},
+    [OPT_STOP] = {"stop", 0, NULL, "end the run that is under way"},
 };
 
 const struct option_spec *option_spec(enum option_id id)

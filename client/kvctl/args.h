@@ -50,6 +50,7 @@ enum option_id {
     OPT_CLUSTER,
     OPT_RATE,
     OPT_YES_DELETE,
+    OPT_STOP,
     OPTION_COUNT,
 };
 

@@ -11,6 +11,33 @@
 #include "client/kvctl/kvctl.h"
 #include "client/kvctl/output.h"
 
+/* ---- settings that matter ---- */
+
+struct asked {
+    const char *value;
+    bool equal;
+};
+
+static void setting_seen(void *arg, const struct kvd_setting *setting)
+{
+    struct asked *asked = arg;
+    asked->equal = strcmp(setting->value, asked->value) == 0;
+}
+
+/* False also when the server does not say. */
+static bool setting_is(struct ctl *ctl, const char *name, const char *value)
+{
+    struct asked asked = {.value = value};
+    return kvd_config(ctl->kvd, &name, 1, setting_seen, &asked) == KVD_OK && asked.equal;
+}
+
+/* No error: a line beside the results. */
+static void no_segments_say(struct ctl *ctl)
+{
+    if (setting_is(ctl, "segment-size", "0"))
+        fprintf(stderr, "kvctl %s: each object is a file of its own here (segment-size 0): there are no segments\n", ctl->command->name);
+}
+
 /* ---- sync, seal ---- */
 
 static int timed(struct ctl *ctl, int (*call)(struct kvd *kvd), const char *done)
@@ -37,7 +64,10 @@ int cmd_sync(struct ctl *ctl)
 
 int cmd_seal(struct ctl *ctl)
 {
-    return timed(ctl, kvd_seal, "sealed");
+    const int code = timed(ctl, kvd_seal, "sealed");
+    if (code == 0)
+        no_segments_say(ctl);
+    return code;
 }
 
 /* ---- evict ---- */
@@ -65,7 +95,7 @@ int cmd_evict(struct ctl *ctl)
 /* ---- verify ---- */
 
 struct scrubbed {
-    bool running;
+    bool running, stopped;
     uint64_t run, records, bytes, of_records, of_bytes, bad, unreadable, took_ms;
 };
 
@@ -82,10 +112,12 @@ static void scrub_figure(void *arg, const char *section, const char *name, uint6
         {"took_ms", &scrubbed->took_ms}, {"unreadable", &scrubbed->unreadable},
     };
     (void)section;
-    if (text) {
-        scrubbed->running |= strcmp(name, "state") == 0 && strcmp(text, "running") == 0;
-        return;
+    if (text && strcmp(name, "state") == 0) {
+        scrubbed->running = strcmp(text, "running") == 0;
+        scrubbed->stopped = strcmp(text, "stopped") == 0;
     }
+    if (text)
+        return;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         if (strcmp(name, rows[i].name) == 0)
             *rows[i].to = number;
@@ -132,11 +164,33 @@ static int verify_report(const struct ctl *ctl, const struct scrubbed *done)
     return code == 0 && done->bad + done->unreadable > 0 ? EXIT_MISS : code;
 }
 
+static int verify_stop(struct ctl *ctl)
+{
+    struct output output;
+    uint64_t run = 0;
+
+    if (args_has(ctl->args, OPT_RATE))
+        return ctl_usage(ctl, "--stop takes no --rate");
+    const int code = ctl_connect(ctl);
+    if (code)
+        return code;
+    const int result = kvd_scrub_stop(ctl->kvd, &run);
+    if (result < 0)
+        return ctl_failed(ctl, ctl->kvd, result, NULL);
+    if (run == 0)
+        return ctl_say(ctl, EXIT_MISS, "none is under way");
+    output_begin(&output, ctl->json);
+    output_flag(&output, "stopped", true);
+    return output_end(&output);
+}
+
 int cmd_verify(struct ctl *ctl)
 {
     struct scrubbed done;
     uint64_t rate = 0, run = 0;
 
+    if (args_has(ctl->args, OPT_STOP))
+        return verify_stop(ctl);
     int code = ctl_size(ctl, OPT_RATE, 0, 1, INT64_MAX, &rate);
     if (code == 0)
         code = ctl_connect(ctl);
@@ -149,6 +203,9 @@ int cmd_verify(struct ctl *ctl)
         return ctl_failed(ctl, ctl->kvd, result, NULL);
     if (done.run != run)
         return ctl_say(ctl, EXIT_REFUSED, "somebody else's run has begun since: what this one found is in the server's log");
+    if (done.stopped)
+        return ctl_say(ctl, EXIT_REFUSED, "it ended after %" PRIu64 " of %" PRIu64 " records: somebody stopped it, or the disk is off",
+                       done.records, done.of_records);
     return verify_report(ctl, &done);
 }
 
@@ -234,6 +291,8 @@ int cmd_segments(struct ctl *ctl)
     }
     if (!ctl->json && table.count > 0)
         putchar('\n');
+    if (table.count == 0)
+        no_segments_say(ctl);
     output_count(&output, "files", table.count);
     output_bytes(&output, "bytes", table.bytes);
     output_bytes(&output, "live_bytes", table.live_bytes);
@@ -258,7 +317,12 @@ int cmd_drain(struct ctl *ctl)
     output_flag(&output, "drained", true);
     output_count(&output, "unwritten", unwritten);
     code = output_end(&output);
-    return code == 0 && unwritten > 0 ? EXIT_MISS : code;
+    if (code || unwritten == 0)
+        return code;
+    fprintf(stderr, "kvctl drain: %" PRIu64 " objects are in memory alone%s\n", unwritten,
+            setting_is(ctl, "persist", "none") ? ": nothing is written under persist none but what a put asks for"
+                                               : ": what could not be written is counted in `kvctl info dropped`");
+    return EXIT_MISS;
 }
 
 int cmd_teardown(struct ctl *ctl)

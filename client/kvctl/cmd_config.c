@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/bytes.h"
 #include "client/kvctl/kvctl.h"
 #include "client/kvctl/output.h"
 
@@ -29,12 +30,45 @@ static void print_change(void *arg, const struct kvd_setting *setting)
     }
 }
 
+struct known {
+    const char *name; /* that is looked for, up to its sign if it has one */
+    size_t len;
+    bool found;
+    char text[2048];
+    size_t text_len;
+};
+
+static void known_name(void *arg, const struct kvd_setting *setting)
+{
+    struct known *known = arg;
+    known->found |= strlen(setting->name) == known->len && strncmp(setting->name, known->name, known->len) == 0;
+    const int len =
+        snprintf(known->text + known->text_len, sizeof known->text - known->text_len, "%s%s", known->text_len ? ", " : "", setting->name);
+    known->text_len = min_u64(known->text_len + (size_t)len, sizeof known->text - 1);
+}
+
+/* Something was refused: a name that the server does not have? Then say which it has. */
+static int refused(struct ctl *ctl, int result)
+{
+    char said[256];
+
+    if (result != KVD_ERR_BAD_REQUEST)
+        return ctl_failed(ctl, ctl->kvd, result, NULL);
+    snprintf(said, sizeof said, "%s", kvd_message(ctl->kvd));
+    for (size_t i = 0; i < ctl->args->count; i++) {
+        struct known known = {.name = ctl->args->operands[i], .len = strcspn(ctl->args->operands[i], "=")};
+        if (kvd_config(ctl->kvd, NULL, 0, known_name, &known) == KVD_OK && !known.found)
+            return ctl_say(ctl, EXIT_REFUSED, "no setting '%.*s'; there are %s", (int)min_u64(known.len, 60), known.name, known.text);
+    }
+    return ctl_say(ctl, ctl_exit_code(result), "%s (%s)", kvd_strerror(result), said);
+}
+
 static int finish(struct ctl *ctl, struct output *output, int result)
 {
     if (result == KVD_OK)
         return output_end(output);
     output_drop(output);
-    return ctl_failed(ctl, ctl->kvd, result, NULL);
+    return refused(ctl, result);
 }
 
 static int print_all(struct ctl *ctl)

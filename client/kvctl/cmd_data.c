@@ -1,5 +1,6 @@
 /* The commands that change or move data: put, get, rm, pin. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,7 +83,8 @@ int cmd_put(struct ctl *ctl)
 struct value {
     void *bytes;
     size_t len;
-    char tier; /* 0: not known */
+    char tier;     /* 0: not known */
+    uint64_t size; /* of the whole of it, for a range */
 };
 
 /* Room for a range is taken by the value's size, so that it is bounded by what is there. */
@@ -94,6 +96,7 @@ static int get_range(struct kvd *kvd, struct kvd_key key, uint64_t offset, uint6
     if (result != KVD_OK)
         return result;
     const uint64_t most = min_u64(length, stat.size - min_u64(offset, stat.size));
+    out->size = stat.size;
     void *bytes = malloc(most ? (size_t)most : 1);
     if (!bytes)
         return KVD_ERR_MEMORY;
@@ -143,6 +146,8 @@ static int get_value(struct ctl *ctl, struct kvd_key key, uint64_t offset, uint6
         return ctl_failed(ctl, ctl->kvd, result, ctl->args->operands[0]);
     if (result == KVD_MISS)
         return ctl_say(ctl, EXIT_MISS, "%s: not there", ctl->args->operands[0]);
+    if (!whole && offset > value.size)
+        fprintf(stderr, "kvctl get: %s has %" PRIu64 " bytes: nothing from %" PRIu64 " on\n", ctl->args->operands[0], value.size, offset);
     if (path && strcmp(path, "-") != 0) {
         code = get_to_file(ctl, key, &value, path);
     } else {

@@ -333,6 +333,33 @@ static void info_figure(void *arg, const char *section, const char *name, uint64
         output_count(output, name, number);
 }
 
+struct names {
+    char text[512];
+    size_t len;
+    char last[64];
+};
+
+static void section_name(void *arg, const char *section, const char *name, uint64_t number, const char *text)
+{
+    struct names *names = arg;
+
+    (void)name, (void)number, (void)text;
+    if (strncmp(names->last, section, sizeof names->last - 1) == 0)
+        return;
+    snprintf(names->last, sizeof names->last, "%s", section);
+    const int len = snprintf(names->text + names->len, sizeof names->text - names->len, "%s%s", names->len ? ", " : "", section);
+    names->len = min_u64(names->len + (size_t)len, sizeof names->text - 1);
+}
+
+/* There is none of that name: say which there are. */
+static int no_section(struct ctl *ctl, const char *section, int exit_code)
+{
+    struct names names = {.text = ""};
+
+    (void)kvd_info(ctl->kvd, NULL, section_name, &names);
+    return ctl_say(ctl, exit_code, "no section '%.60s'; there are %s", section, names.text);
+}
+
 int cmd_info(struct ctl *ctl)
 {
     const char *section = ctl->args->count > 0 ? ctl->args->operands[0] : NULL;
@@ -345,12 +372,9 @@ int cmd_info(struct ctl *ctl)
     const int result = kvd_info(ctl->kvd, section, info_figure, &figures);
     if (result < 0) {
         output_drop(&figures.output);
-        return ctl_failed(ctl, ctl->kvd, result, NULL);
+        return section && result == KVD_ERR_BAD_REQUEST ? no_section(ctl, section, EXIT_REFUSED) : ctl_failed(ctl, ctl->kvd, result, NULL);
     }
-    code = output_end(&figures.output);
-    if (code == 0 && section && figures.count == 0)
-        return ctl_say(ctl, EXIT_MISS, "no section '%.60s'", section);
-    return code;
+    return output_end(&figures.output);
 }
 
 /* ---- ping ---- */

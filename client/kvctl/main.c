@@ -14,6 +14,7 @@
 enum { DEFAULT_TIMEOUT_MS = 30000, MAX_TIMEOUT_MS = 24 * 3600 * 1000, ANY = 1 << 20 };
 
 #define COMMON_OPTIONS (OPT_BIT(OPT_SERVER) | OPT_BIT(OPT_JSON) | OPT_BIT(OPT_TIMEOUT) | OPT_BIT(OPT_HELP) | OPT_BIT(OPT_VERSION))
+#define NO_SERVER ((uint64_t)1 << 63) /* the command asks none */
 
 static const struct command COMMANDS[] = {
     {"ping", "", "is the server there, and how fast does it answer", "Pings of -c N follow each other without a pause.", OPT_BIT(OPT_COUNT),
@@ -50,12 +51,14 @@ static const struct command COMMANDS[] = {
      0, 0, 1, cmd_evict},
     {"verify", "", "read everything on disk and judge it",
      "The server reads in the background, --rate at most, and drops what is bad; kvctl follows it to its end. A run that is under\n"
-     "way is joined. Exits with 1 if something was bad, or could not be read. An interrupt leaves the server reading.",
-     OPT_BIT(OPT_RATE), 0, 0, cmd_verify},
+     "way is joined. Exits with 1 if something was bad, or could not be read. An interrupt leaves the server reading;\n"
+     "--stop ends the run, and whoever follows it exits with 3.",
+     OPT_BIT(OPT_RATE) | OPT_BIT(OPT_STOP), 0, 0, cmd_verify},
     {"segments", "", "the files on disk, with what is live in them", "The oldest first.", 0, 0, 0, cmd_segments},
     {"drain", "", "refuse puts, and write what belongs on disk",
-     "Puts are refused until the server is started anew; all else goes on. Exits with 1 if objects are on no disk all the same.", 0, 0, 0,
-     cmd_drain},
+     "Puts are refused until the server is started anew; all else goes on. Exits with 1 if objects are on no disk all the same, as\n"
+     "those are under persist none that no put asked to have there.",
+     0, 0, 0, cmd_drain},
     {"teardown", "--yes-delete NODE", "remove everything, delete the node's files, end the server",
      "NODE must be the name of the server's node. Files that are not kvd's stay, and the folder then too; the server's log\n"
      "names them.",
@@ -82,17 +85,19 @@ static const struct command COMMANDS[] = {
      "with it, where, and what kvd would make of it at start. Whether another file says that a record is dead is not looked at.\n"
      "States: indexed (an index names it), walked (found by reading), damaged, void (stepped over), unnamed (not served).\n"
      "Exits with 0 when nothing is wrong, 1 when something is, 2 when it is no file of kvd's or cannot be read.",
-     OPT_BIT(OPT_KEYS_ONLY) | OPT_BIT(OPT_NO_VERIFY), 1, 1, cmd_inspect},
+     OPT_BIT(OPT_KEYS_ONLY) | OPT_BIT(OPT_NO_VERIFY) | NO_SERVER, 1, 1, cmd_inspect},
     {"doctor", "DIR", "try a directory out: what will kvd make of it",
      "Does there what kvd does, in a folder of its own that is removed, with up to 64 MiB of data: creates, writes, reads, renames,\n"
      "unlinks, locks, goes through io_uring; and says in words what that means. No operation is waited for longer than --timeout.\n"
      "Exits with 0 when kvd can use it, 1 when it cannot or something fails, 2 when it cannot be tried.",
-     OPT_BIT(OPT_OTHER) | OPT_BIT(OPT_WAIT), 1, 1, cmd_doctor},
+     OPT_BIT(OPT_OTHER) | OPT_BIT(OPT_WAIT) | NO_SERVER, 1, 1, cmd_doctor},
     {"locate", "KEY...", "the file that an object has",
      "Where kvd runs with --segment-size 0, each object is a file named by its key's hash (XXH3-128). No server is asked: the\n"
      "path is printed whether the file is there or not.",
-     OPT_BIT(OPT_DIR) | OPT_BIT(OPT_CLUSTER), 1, ANY, cmd_locate},
+     OPT_BIT(OPT_DIR) | OPT_BIT(OPT_CLUSTER) | NO_SERVER, 1, ANY, cmd_locate},
 };
+
+_Static_assert(OPTION_COUNT < 63, "an option more than there are bits");
 
 enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
 
@@ -145,7 +150,7 @@ static int help_command(const struct command *command)
     if (command->details)
         printf("%s\n", command->details);
     putchar('\n');
-    print_options(command->options | COMMON_OPTIONS);
+    print_options((command->options | COMMON_OPTIONS) & ~(command->options & NO_SERVER ? OPT_BIT(OPT_SERVER) : 0));
     fputs(NOTES, stdout);
     return output_flush();
 }

@@ -368,7 +368,7 @@ struct msg_config_reply {
     struct span values; /* RAW: map */
 };
 
-enum { F_ADMIN_ACTION = 1, F_ADMIN_BYTES, F_ADMIN_RATE, F_ADMIN_WAIT, F_ADMIN_NODE, F_ADMIN_CURSOR, F_ADMIN_LIMIT };
+enum { F_ADMIN_ACTION = 1, F_ADMIN_BYTES, F_ADMIN_RATE, F_ADMIN_WAIT, F_ADMIN_NODE, F_ADMIN_CURSOR, F_ADMIN_LIMIT, F_ADMIN_STOP };
 struct msg_admin {
     MSG_REQUEST_HEAD;
     struct span action;
@@ -378,6 +378,7 @@ struct msg_admin {
     struct span node; /* of teardown */
     uint64_t cursor;  /* of segments, as is limit */
     uint64_t limit;
+    bool stop; /* of scrub */
 };
 /* What the server answers depends on the action; a reply of one has the fields that are its. */
 enum {

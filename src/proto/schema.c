@@ -239,6 +239,7 @@ static const struct field admin_fields[] = {
     [F_ADMIN_NODE] = FIELD(msg_admin, node, STR),
     [F_ADMIN_CURSOR] = FIELD(msg_admin, cursor, U64),
     [F_ADMIN_LIMIT] = FIELD(msg_admin, limit, U64),
+    [F_ADMIN_STOP] = FIELD(msg_admin, stop, BOOL),
 };
 static const struct schema admin_schema = SCHEMA("ADMIN", msg_admin, admin_fields);
 

@@ -39,6 +39,7 @@ static void scrub_end(struct store *store, int err)
     struct scrub *scrub = scrub_of(store);
     struct store_scrubbed *figures = &scrub->figures;
     figures->running = false;
+    figures->stopped = err != 0;
     figures->ms = now_ms(store) - scrub->began_ms;
     record_end(scrub);
     timer_stop(&scrub->timer);
@@ -265,6 +266,15 @@ int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t b
         list_push_back(&mine->waiters, &scrub->link);
     }
     return 0;
+}
+
+uint64_t store_scrub_stop(struct store *store)
+{
+    const struct store_scrubbed *figures = &scrub_of(store)->figures;
+    uint64_t run = figures->running ? figures->run : 0;
+    if (run > 0)
+        scrub_end(store, -ECANCELED);
+    return run;
 }
 
 void store_scrub_leave(struct store_scrub *scrub)

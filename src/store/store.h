@@ -305,7 +305,7 @@ void store_evict_stop(struct store_evict *evict);
 /* ---- reading all that is on disk ---- */
 
 struct store_scrub;
-/* err: 0: all of it was read; KVD_ECLOSING: it was broken off. */
+/* err: 0: all of it was read; -ECANCELED: it was stopped; KVD_ECLOSING, KVD_EOFF: it was broken off. */
 typedef void (*store_scrub_fn)(struct store_scrub *scrub, int err);
 struct store_scrub {
     struct list link; /* the store's */
@@ -313,6 +313,7 @@ struct store_scrub {
 };
 struct store_scrubbed {
     bool running;
+    bool stopped;                  /* it has ended, and not because all was read */
     uint64_t run;                  /* which one this is, from 1; 0: there was none */
     uint64_t bytes_per_s;          /* it was asked for */
     uint64_t records, bytes;       /* read */
@@ -324,6 +325,8 @@ struct store_scrubbed {
 /* Read every record that is on disk, a little at a time and `bytes_per_s` at most, judge it, and drop what is bad. One at a time: when one
  * is running, this joins it (and its rate counts). `scrub` NULL: nobody waits; otherwise fn runs at its end. *run is set. 0 or KVD_EOFF. */
 int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn);
+/* End the one that is running. Its number; 0: none is. */
+uint64_t store_scrub_stop(struct store *store);
 /* Wait no longer: fn will not run; it goes on. */
 void store_scrub_leave(struct store_scrub *scrub);
 void store_scrub_look(const struct store *store, struct store_scrubbed *out);

@@ -86,7 +86,9 @@ static int folder_check(struct opening *opening, const char *path)
         return opening_fail(opening, err, path);
     if (info.others_can_write) {
         log_error(opening->log, "folder_open_to_others", "path=\"%s\" error=\"others can write here\"", path);
-        return opening_fail(opening, -EACCES, "others can write the folder");
+        opening->err = -EACCES;
+        (void)snprintf(opening->reason, sizeof opening->reason, "others can write the folder (chmod go-w mends it): %s", path);
+        return opening->err;
     }
     opening->device = info.device;
     opening->info = info;
@@ -127,6 +129,15 @@ static int fs_check(struct opening *opening)
     return opening->err;
 }
 
+/* Before anything is made there. */
+static int folder_check_first(struct opening *opening, const char *path)
+{
+    int err = folder_check(opening, path);
+    if (err == -ENOENT)
+        opening->err = 0;
+    return err == -ENOENT ? 0 : err;
+}
+
 static int objects_folder_make(struct opening *opening)
 {
     int err = fs_make_dirs(opening->loop, opening->objects);
@@ -137,13 +148,19 @@ static int folders_make(struct opening *opening)
 {
     if (!name_is_plain(opening->cluster) || !name_is_plain(opening->node))
         return opening_fail(opening, -EINVAL, "cluster and node must be plain names");
-    int err = fs_make_dirs(opening->loop, opening->folder);
-    if (err)
-        return opening_fail(opening, err, opening->folder);
     char *cluster_folder;
     if (asprintf(&cluster_folder, "%s/%s", opening->dir, opening->cluster) < 0)
         return opening_fail(opening, -ENOMEM, "opening");
-    err = folder_check(opening, opening->dir);
+    int err = folder_check_first(opening, opening->dir);
+    if (!err)
+        err = folder_check_first(opening, cluster_folder);
+    if (!err) {
+        err = fs_make_dirs(opening->loop, opening->folder);
+        if (err)
+            (void)opening_fail(opening, err, opening->folder);
+    }
+    if (!err)
+        err = folder_check(opening, opening->dir);
     if (!err)
         err = folder_check(opening, cluster_folder);
     free(cluster_folder);

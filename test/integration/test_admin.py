@@ -1,11 +1,13 @@
 """What whoever runs a server has it do: evict, scrub, drain, teardown, segments, and kvctl's commands for them."""
 import contextlib
 import json
+import subprocess
 import time
 
 import pytest
 
-from harness import (ADMIN, BAD_REQUEST, CLOSING, CONFIG, EXISTS, IO_ERROR, KIB, MATCH, MIB, OK, PING, Closed, kvctl, kvctl_json, value_of, wait_until)
+from harness import (ADMIN, BAD_REQUEST, BUILD, CLOSING, CONFIG, EXISTS, IO_ERROR, KIB, MATCH, MIB, OK, PING, Closed, die_with_parent, kvctl, kvctl_json,
+                     value_of, wait_until)
 
 SIZE = 300 * KIB
 
@@ -381,6 +383,53 @@ def test_kvctl_verify(kvd):
     for bad in ("0", "fast", "-1"):
         assert kvctl("verify", "--rate", bad, port=kvd.port).returncode == 2
     wire.misses(keys[3])
+
+
+def test_a_scrub_can_be_stopped(kvd):
+    wire, keys = fill(kvd, 20)
+    admin(wire, "evict")
+    assert kvctl("verify", "--stop", port=kvd.port).returncode == 1, "none is under way"
+    assert admin(wire, "scrub", stop=True)["run"] == 0
+    assert kvctl("verify", "--stop", "--rate", "1g", port=kvd.port).returncode == 2
+    run = admin(wire, "scrub", rate=KIB)["run"]
+    waits = kvd.wire()
+    waiting = waits.send(ADMIN, {"action": "scrub", "rate": KIB, "wait": True})
+    follows = subprocess.Popen([str(BUILD / "kvctl"), "--server", f"127.0.0.1:{kvd.port}", "verify", "--rate", "1k"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=die_with_parent)
+    wait_until(lambda: wire.info("scrub")["scrub"]["records"] > 0, "it to read")
+    assert kvctl_json("verify", "--stop", port=kvd.port) == {"stopped": True}
+    assert waits.reply(waiting).code == IO_ERROR
+    out, err = follows.communicate(timeout=30)
+    assert follows.returncode == 3 and b"records" in err, (out, err)
+    got = wire.info("scrub")["scrub"]
+    assert got["state"] == "stopped" and got["run"] == run and got["records"] < 20
+    wait_until(lambda: kvctl("verify", port=kvd.port).returncode == 0, "another one")
+    assert wire.info("scrub")["scrub"]["state"] == "idle"
+
+
+def test_kvctl_says_what_there_is_not(start, folder):
+    kvd = start(segment_size="0", args=["--persist", "none"])
+    wire = kvd.wire()
+    wire.store(b"k", 100)
+    for command in ("seal", "segments"):
+        done = kvctl(command, port=kvd.port)
+        assert done.returncode == 0 and b"file of its own" in done.stderr, done
+    done = kvctl("info", "nosuch", port=kvd.port)
+    assert done.returncode == 3 and b"'nosuch'; there are server, objects, memory, disk" in done.stderr, done
+    for what in ("nosuch", "nosuch=1"):
+        done = kvctl("config", what, port=kvd.port)
+        assert done.returncode == 3 and b"'nosuch'; there are listen," in done.stderr and b"port-file" in done.stderr, done
+    done = kvctl("config", "dir=x", port=kvd.port)
+    assert done.returncode == 3 and b"needs a restart" in done.stderr
+    done = kvctl("get", "k", "--offset", "101", port=kvd.port)
+    assert done.returncode == 0 and done.stdout == b"" and b"has 100 bytes: nothing from 101 on" in done.stderr
+    assert kvctl("get", "k", "--offset", "100", port=kvd.port).stderr == b""
+    done = kvctl("drain", port=kvd.port)
+    assert done.returncode == 1 and b"1 objects are in memory alone: nothing is written under persist none" in done.stderr
+    for command, asks in (("get", True), ("locate", False), ("inspect", False), ("doctor", False)):
+        assert (b"--server" in kvctl("help", command).stdout) == asks, command
+    assert b"5m" in kvctl("help", "put").stdout
+    assert kvd.wire().info("disk")["disk"]["reclaim_high_bytes"] < 2**63
 
 
 def test_kvctl_the_others(kvd):

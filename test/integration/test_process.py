@@ -115,7 +115,8 @@ def test_a_directory_that_others_can_write(folder):
     data.mkdir()
     data.chmod(0o777)
     done = run("--listen", "127.0.0.1:0", "--dir", data, cwd=folder)
-    assert done.returncode > 0 and str(data) in done.stderr
+    assert done.returncode > 0 and str(data) in done.stderr and "chmod go-w" in done.stderr
+    assert not list(data.iterdir()), "a folder was made in it all the same"
 
 
 # ---- the config file ----
