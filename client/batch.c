@@ -1,8 +1,8 @@
 /* mput and mget: a queue of items that wait, and replies that take items off those under way, in any order. */
 #include <stdlib.h>
-#include <xxhash.h>
 
 #include "base/check.h"
+#include "base/sum.h"
 #include "client/kvd_impl.h"
 
 enum { MAX_UNDER_WAY = 4096 }; /* puts, however small */
@@ -190,7 +190,7 @@ static int put_send(struct kvd *kvd, struct batch *batch, size_t index)
     }
     if (!(batch->flags & KVD_PUT_NO_CHECKSUM)) {
         put.has |= 1u << F_PUT_CHECKSUM;
-        put.checksum = XXH3_64bits(item->value, item->len);
+        put.checksum = sum_of(item->value, item->len);
     }
     return wire_request(kvd, OP_PUT, batch->base_id + index, &put, span_of(item->value, item->len));
 }
@@ -376,7 +376,7 @@ static int value_judge(struct kvd_item *item, const struct msg_get_reply *got)
     item->tier = call_tier(got->tier);
     if (got->size > item->capacity)
         return KVD_ERR_BUFFER;
-    return XXH3_64bits(item->buffer, item->len) == got->checksum ? KVD_OK : KVD_ERR_CORRUPT;
+    return sum_of(item->buffer, item->len) == got->checksum ? KVD_OK : KVD_ERR_CORRUPT;
 }
 
 static struct msg_failure_reply failure_of(const struct msg_get_reply *got)

@@ -3,8 +3,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
+#include "base/sum.h"
 #include "base/text.h"
 #include "client/kvd_impl.h"
 
@@ -216,7 +216,7 @@ static int get_judge(struct kvd *kvd, const struct get *get, const struct msg_ge
     if (get->range && !MSG_HAS(got, F_GETR_BODY_CHECKSUM))
         return wire_fail(kvd, KVD_ERR_PROTOCOL, "body_checksum was asked for and is not there");
     uint64_t wanted = get->range ? got->body_checksum : got->checksum;
-    if (XXH3_64bits(get->at, (size_t)get->body_len) != wanted)
+    if (sum_of(get->at, (size_t)get->body_len) != wanted)
         return wire_fail(kvd, KVD_ERR_CORRUPT, kvd_strerror(KVD_ERR_CORRUPT));
     return KVD_OK;
 }

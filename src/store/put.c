@@ -3,16 +3,15 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#define XXH_STATIC_LINKING_ONLY /* the state's size: one allocation for both */
-#include <xxhash.h>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/sum.h"
 
 /* The sum of the whole value, and that of the chunk that is arriving (values of more than one chunk only). */
 struct hashing {
-    XXH3_state_t whole;
-    XXH3_state_t chunk;
+    struct sum whole;
+    struct sum chunk;
 };
 
 bool store_may_hold_more(const struct store *store, uint64_t bytes)
@@ -44,7 +43,7 @@ int store_put_begin(struct store *store, struct store_put *put)
         return KVD_EBUSY;
     if (policy_waits(store, put->ack_disk) && policy_queue_full(store, put->size))
         return KVD_EBUSY;
-    struct hashing *hashing = aligned_alloc(64, round_up(sizeof *hashing, 64));
+    struct hashing *hashing = aligned_alloc(_Alignof(struct hashing), sizeof *hashing);
     if (!hashing)
         return -ENOMEM;
     put->blob = blob_new(store->pool, put->size);
@@ -53,10 +52,8 @@ int store_put_begin(struct store *store, struct store_put *put)
         store_put_abort(put);
         return -ENOMEM;
     }
-    XXH3_INITSTATE(&hashing->whole);
-    XXH3_INITSTATE(&hashing->chunk);
-    XXH3_64bits_reset(&hashing->whole);
-    XXH3_64bits_reset(&hashing->chunk);
+    sum_init(&hashing->whole);
+    sum_init(&hashing->chunk);
     put->hashing = hashing;
     return STORE_OK;
 }
@@ -92,13 +89,13 @@ static void sum_chunks(struct store_put *put, const uint8_t *at, size_t len)
     uint64_t offset = put->received;
     while (len > 0) {
         size_t part = min_u64(len, POOL_CHUNK_BYTES - offset % POOL_CHUNK_BYTES);
-        XXH3_64bits_update(&hashing->chunk, at, part);
+        sum_add(&hashing->chunk, at, part);
         at += part;
         len -= part;
         offset += part;
         if (offset % POOL_CHUNK_BYTES == 0 || offset == put->size) {
-            sums[(offset - 1) / POOL_CHUNK_BYTES] = XXH3_64bits_digest(&hashing->chunk);
-            XXH3_64bits_reset(&hashing->chunk);
+            sums[(offset - 1) / POOL_CHUNK_BYTES] = sum_value(&hashing->chunk);
+            sum_init(&hashing->chunk);
         }
     }
 }
@@ -109,7 +106,7 @@ void store_put_received(struct store_put *put, size_t len)
     size_t contiguous;
     const uint8_t *at = blob_at(put->blob, put->received, &contiguous);
     CHECK(len <= contiguous && len <= put->size - put->received);
-    XXH3_64bits_update(&hashing->whole, at, len);
+    sum_add(&hashing->whole, at, len);
     if (blob_sums(put->blob))
         sum_chunks(put, at, len);
     put->received += len;
@@ -278,7 +275,7 @@ int store_put_commit(struct store_put *put, store_put_fn fn)
     struct store *store = put->store;
     struct hashing *hashing = put->hashing;
     CHECK(put->received == put->size);
-    uint64_t checksum = XXH3_64bits_digest(&hashing->whole);
+    uint64_t checksum = sum_value(&hashing->whole);
     if (put->has_checksum && put->checksum != checksum) {
         store->figures.puts_corrupt++;
         store_put_abort(put);

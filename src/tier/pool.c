@@ -3,11 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define XXH_STATIC_LINKING_ONLY /* the state's size: no allocation that can fail */
-#include <xxhash.h>
-
 #include "base/check.h"
 #include "base/error.h"
+#include "base/sum.h"
 
 enum {
     REGION_BLOCKS = POOL_EXTENT_BYTES / BLOCK_BYTES,
@@ -438,16 +436,15 @@ uint64_t blob_range_sum(const struct blob *blob, uint64_t offset, uint64_t len)
     size_t run;
     const uint8_t *bytes = len ? blob_at(blob, offset, &run) : NULL;
     if (len == 0 || run >= len)
-        return XXH3_64bits(bytes, len);
-    XXH3_state_t state;
-    XXH3_INITSTATE(&state);
-    (void)XXH3_64bits_reset(&state);
+        return sum_of(bytes, len);
+    struct sum sum;
+    sum_init(&sum);
     while (len > 0) {
         bytes = blob_at(blob, offset, &run);
         run = min_u64(run, len);
-        (void)XXH3_64bits_update(&state, bytes, run);
+        sum_add(&sum, bytes, run);
         offset += run;
         len -= run;
     }
-    return XXH3_64bits_digest(&state);
+    return sum_value(&sum);
 }

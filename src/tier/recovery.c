@@ -2,10 +2,10 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/sum.h"
 
 enum {
     BUFFER_BYTES = RECORD_HEADER_MAX_BYTES,
@@ -186,7 +186,7 @@ static int value_verify(struct recovery *recovery, const struct record *record, 
 {
     if (shape->shared) {
         const uint8_t *value = recovery->header + shape->header_bytes;
-        return XXH3_64bits(value, record->size) == record->checksum ? 0 : KVD_ECORRUPT;
+        return sum_of(value, record->size) == record->checksum ? 0 : KVD_ECORRUPT;
     }
     uint64_t block = (uint64_t)recovery->pos + shape->header_blocks;
     for (uint32_t i = 0; i < shape->chunks; i++) {
@@ -195,7 +195,7 @@ static int value_verify(struct recovery *recovery, const struct record *record, 
         int err = blocks_read(recovery, recovery->chunk, block + offset / BLOCK_BYTES, round_up(len, BLOCK_BYTES));
         if (err)
             return err;
-        if (XXH3_64bits(recovery->chunk, len) != record_sum(record, i))
+        if (sum_of(recovery->chunk, len) != record_sum(record, i))
             return KVD_ECORRUPT;
     }
     return 0;
