@@ -5,7 +5,52 @@
 
 #include "base/error.h"
 
+enum { LOOKS = 64 }; /* at those who wait, a step */
+
 static void synced(struct disk_sync *sync, int err);
+
+/* ---- a write that hangs ---- */
+
+static uint64_t look_after_ms(const struct store *store)
+{
+    return max_u64(disk_timeout_ms(store->disk) / 4, WAIT_TICK_MS);
+}
+
+/* Who has seen nothing happen to the write for --disk-timeout is told: it may be durable yet. A long queue that moves is no reason. */
+static void look(struct timer *timer)
+{
+    struct store *store = CONTAINER_OF(timer, struct store, durable_timer);
+    uint64_t now = now_ms(store);
+    for (unsigned n = 0; n < LOOKS && !list_empty(&store->durables); n++) {
+        struct store_put *put = CONTAINER_OF(list_first(&store->durables), struct store_put, late_link);
+        if (now - put->since_ms < disk_timeout_ms(store->disk))
+            break;
+        const struct writing *writing = put->waits_for;
+        list_remove(&put->late_link);
+        if (disk_write_stands(store->disk, &writing->write, put->since_ms)) {
+            list_remove(&put->link);
+            put->fn(put, KVD_ETIMEOUT);
+        } else {
+            put->since_ms = now;
+            list_push_back(&store->durables, &put->late_link);
+        }
+    }
+    if (!list_empty(&store->durables))
+        timer_start(timer, look_after_ms(store));
+}
+
+void durable_setup(struct store *store)
+{
+    list_init(&store->durables);
+    timer_init(&store->durable_timer, store->loop, look);
+}
+
+void durable_stop(struct store *store)
+{
+    timer_stop(&store->durable_timer);
+}
+
+/* ---- who waits ---- */
 
 static int sync_where(struct store_put *put, struct segment *segment, uint32_t block, uint32_t blocks)
 {
@@ -28,6 +73,11 @@ int durable_start(struct store *store, struct store_put *put, struct entry *entr
     }
     struct writing *writing = CONTAINER_OF((struct work *)entry->work, struct writing, work);
     list_push_back(&writing->waiters, &put->link);
+    put->waits_for = writing;
+    put->since_ms = now_ms(store);
+    list_push_back(&store->durables, &put->late_link);
+    if (!store->durable_timer.active && !store->closing)
+        timer_start(&store->durable_timer, look_after_ms(store));
     return STORE_PENDING;
 }
 
@@ -51,6 +101,10 @@ static void synced(struct disk_sync *sync, int err)
     struct entry *entry = table_find(store->table, put->key, table_hash(store->table, put->key));
     bool same = entry && entry->checksum == put->checksum;
     int outcome = put->outcome;
+    if (err == KVD_ETIMEOUT) {
+        put->fn(put, err); /* the table knows of the record, and of whatever comes of it */
+        return;
+    }
     if (err)
         in_doubt(store);
     if (same && err != KVD_EOFF && (err || !entry->place))
@@ -67,6 +121,7 @@ void durable_written(struct store *store, struct writing *writing, int err)
     bool superseded = !writing->entry;
     for (struct list *at; (at = list_pop_front(&writing->waiters)) != NULL;) {
         struct store_put *put = CONTAINER_OF(at, struct store_put, link);
+        list_remove(&put->late_link);
         int outcome = err;
         if (superseded)
             outcome = writing->lost ? writing->lost : put->outcome;

@@ -103,6 +103,7 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     if (err)
         goto fail_tables;
     reclaim_setup(store);
+    durable_setup(store);
     timer_init(&store->lease_timer, loop, lease_tick);
     timer_start(&store->lease_timer, LEASE_TICK_MS);
     if (config->prefault)
@@ -136,6 +137,7 @@ static void close_disk(struct store *store, bool abandon)
     expire_stop(store);
     scrub_stop(store);
     reclaim_stop(store);
+    durable_stop(store);
     disk_close(store->disk, abandon, disk_closed, store);
 }
 

@@ -133,6 +133,9 @@ struct store_put {
     int outcome;
     bool retried;
     struct list link;
+    void *waits_for;       /* a write; */
+    struct list late_link; /* while it does */
+    uint64_t since_ms;     /* when that write was seen to move last */
     struct disk_kill kill;
     struct disk_sync sync;
 };

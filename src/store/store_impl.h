@@ -168,6 +168,8 @@ struct store {
     uint64_t writing_number; /* of the last one started */
     uint64_t write_failures;
     struct list syncs; /* struct store_sync that wait for writings */
+    struct list durables; /* struct store_put that wait for a write, by since_ms */
+    struct timer durable_timer;
 
     struct list evictions; /* struct store_evict */
     struct list removals;  /* struct store_remove of many, whose walks are not over */
@@ -358,6 +360,8 @@ void load_deadline(struct timer *timer);
 /* durable.c */
 /* Have fn run when the object is on stable storage. STORE_PENDING or an error. */
 int durable_start(struct store *store, struct store_put *put, struct entry *entry, int outcome);
+void durable_setup(struct store *store);
+void durable_stop(struct store *store);
 void durable_written(struct store *store, struct writing *writing, int err);
 
 /* Read the object to write it on. STORE_PENDING, or KVD_EBUSY (no room now) or another error. */

@@ -24,12 +24,17 @@ void disk_job_start(struct disk *disk, struct job *job, job_fn work, job_fn done
     job_start(disk->loop, job, work, done);
 }
 
-void disk_job_ended(struct disk *disk)
+void disk_look_ended(struct disk *disk)
 {
     CHECK(disk->jobs > 0);
     disk->jobs--;
-    disk->health.jobs_moved_ms = loop_now_ms(disk->loop);
     disk_post(disk);
+}
+
+void disk_job_ended(struct disk *disk)
+{
+    disk->health.jobs_moved_ms = loop_now_ms(disk->loop);
+    disk_look_ended(disk);
 }
 
 static void close_pump(struct disk *disk);
@@ -332,6 +337,11 @@ bool disk_versions_jumped(const struct disk *disk)
 }
 
 /* ---- durability ---- */
+
+uint64_t disk_timeout_ms(const struct disk *disk)
+{
+    return disk->health.timeout_ms;
+}
 
 static int sync_allowed(const struct disk *disk)
 {

@@ -143,6 +143,10 @@ struct disk_write {
 int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);
 /* True: it was still queued, fn will not run, nothing is on disk. False: it is under way, fn will run. */
 bool disk_write_cancel(struct disk *disk, struct disk_write *write);
+/* Has nothing happened to it since `since_ms`: queued, none was taken from the queue; under way, the device has not answered? */
+bool disk_write_stands(const struct disk *disk, const struct disk_write *write, uint64_t since_ms);
+/* How long somebody waits for one operation of the device (--disk-timeout). */
+uint64_t disk_timeout_ms(const struct disk *disk);
 /* Bytes of records that are queued or under way; and how fast they have drained lately, in bytes a second (a moving average; 0: unknown).
  */
 uint64_t disk_queued_bytes(const struct disk *disk);
@@ -161,7 +165,8 @@ struct disk_sync {
     int err;
 };
 /* fn(0) when the record at `where` survives a power cut: all before it in its segment are written, and the file is synced since. All who
- * wait share one fsync. fn(-errno): it failed, the caller should write it again. `where.segment` must not be given up meanwhile (the tier
+ * wait share one fsync. fn(-errno): it failed, the caller should write it again. fn(KVD_ETIMEOUT): the device does not answer; nobody knows,
+ * and it may get there yet. `where.segment` must not be given up meanwhile (the tier
  * sees to that: segment_busy()). Returns 0, KVD_EOFF or KVD_ECLOSING. */
 int disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn);
 /* fn(0) when every record whose write had completed before this call is synced. */

@@ -515,21 +515,55 @@ static void probe_start(struct disk *disk)
 
 /* ---- what hangs ---- */
 
+static bool is_late(const struct disk *disk, uint64_t since_ms)
+{
+    return loop_now_ms(disk->loop) - since_ms >= disk->health.timeout_ms;
+}
+
+static bool slot_is_late(const struct disk *disk, const struct write_slot *slot)
+{
+    return slot->write && is_late(disk, slot->since_ms);
+}
+
+static bool sync_is_late(const struct disk *disk, const struct segment *segment)
+{
+    return segment->appender && segment->appender->syncing && is_late(disk, segment->appender->sync_since_ms);
+}
+
+/* Those with an appender are among the newest. */
+static uint32_t live_segments(const struct disk *disk)
+{
+    return disk->sealing + (disk->open ? 1 : 0);
+}
+
 static uint32_t overdue_count(const struct disk *disk)
 {
-    uint64_t now_ms = loop_now_ms(disk->loop);
-    uint64_t timeout_ms = disk->health.timeout_ms;
-    uint32_t count = disk->jobs > 0 && now_ms - disk->health.jobs_moved_ms >= timeout_ms;
-    count += disk->frame_running && now_ms - disk->frame_since_ms >= timeout_ms;
+    uint32_t count = disk->jobs > 0 && is_late(disk, disk->health.jobs_moved_ms);
+    count += disk->frame_running && is_late(disk, disk->frame_since_ms);
     for (size_t i = 0; disk->slots && i < WRITE_SLOTS; i++)
-        count += disk->slots[i].write && now_ms - disk->slots[i].since_ms >= timeout_ms;
-    uint32_t live = disk->sealing + (disk->open ? 1 : 0);
+        count += slot_is_late(disk, &disk->slots[i]);
+    uint32_t live = live_segments(disk);
     for (struct list *at = disk->segments.prev; at != &disk->segments && live > 0; at = at->prev) {
-        const struct appender *appender = CONTAINER_OF(at, struct segment, link)->appender;
-        live -= appender != NULL;
-        count += appender && appender->syncing && now_ms - appender->sync_since_ms >= timeout_ms;
+        const struct segment *segment = CONTAINER_OF(at, struct segment, link);
+        live -= segment->appender != NULL;
+        count += sync_is_late(disk, segment);
     }
     return count;
+}
+
+/* Whoever waits for a sync is told when it hangs, or a write before it in its segment does. */
+static void syncs_expire(struct disk *disk)
+{
+    for (size_t i = 0; disk->slots && i < WRITE_SLOTS; i++)
+        if (slot_is_late(disk, &disk->slots[i]))
+            segment_waiters_fail(disk->slots[i].write->segment, KVD_ETIMEOUT);
+    uint32_t live = live_segments(disk);
+    for (struct list *at = disk->segments.prev; at != &disk->segments && live > 0; at = at->prev) {
+        struct segment *segment = CONTAINER_OF(at, struct segment, link);
+        live -= segment->appender != NULL;
+        if (sync_is_late(disk, segment))
+            segment_waiters_fail(segment, KVD_ETIMEOUT);
+    }
 }
 
 static void watch(struct disk *disk)
@@ -539,6 +573,8 @@ static void watch(struct disk *disk)
         disk_health_note(disk, KVD_ETIMEOUT);
     if (disk->health.tripped)
         return;
+    if (overdue > 0)
+        syncs_expire(disk);
     disk_kills_expire(disk);
     if (disk->state != DISK_OPENING)
         owed_pay(disk);

@@ -192,6 +192,7 @@ struct disk {
     uint8_t *slot_headers;
     uint32_t slots_used;
     uint64_t in_flight_bytes;
+    uint64_t queue_moved_ms; /* when a write was taken from the queue last */
     bool waiting_for_room;
     int create_err;            /* of the last try to make a segment; 0: it worked */
     uint64_t create_retry_ms;  /* not tried again before */
@@ -245,6 +246,8 @@ void disk_post(struct disk *disk);
 /* A job of the disk's: closing waits for it. */
 void disk_job_start(struct disk *disk, struct job *job, job_fn work, job_fn done);
 void disk_job_ended(struct disk *disk);
+/* The same of a job that only looked at names: that says nothing of jobs that hang in a file. */
+void disk_look_ended(struct disk *disk);
 /* May this version be written? Otherwise raises the ceiling. */
 bool disk_version_allowed(struct disk *disk, uint64_t version);
 void disk_raise_maybe(struct disk *disk);

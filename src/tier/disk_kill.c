@@ -134,6 +134,8 @@ void disk_kill_ended(struct disk *disk, struct disk_kill *kill, int err)
 
 static void kills_end(struct disk *disk, struct list *kills, int err)
 {
+    if (list_empty(kills))
+        return;
     struct list ended;
     list_init(&ended);
     list_move_all(&ended, kills);
@@ -288,6 +290,7 @@ static void frame_end(struct disk *disk, int err)
         disk->log_length += disk->frame_done_bytes;
         disk->figures.kill_batches++;
     }
+    disk_post(disk); /* those that came meanwhile are next, also when nobody waits for this frame any more */
     kills_end(disk, &disk->kills_running, err);
 }
 

@@ -69,9 +69,10 @@ static void check_done(struct job *job)
 {
     struct space_check *check = CONTAINER_OF(job, struct space_check, job);
     struct disk *disk = check->disk;
-    disk_job_ended(disk);
-    disk_health_note(disk, check->err);
-    if (!check->err)
+    disk_look_ended(disk);
+    if (check->err)
+        disk_health_note(disk, check->err);
+    else
         disk_space_note(disk, &check->info);
     free(check);
     check_later(disk);

@@ -261,6 +261,7 @@ static int write_begin(struct disk *disk, struct disk_write *write)
     }
     list_remove(&slot->link);
     disk->slots_used++;
+    disk->queue_moved_ms = loop_now_ms(disk->loop);
     disk->in_flight_bytes += write->bytes;
     write->state = WRITE_RUNNING;
     write->attempts++;
@@ -573,6 +574,12 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
     disk->figures.queued_records++;
     write_queue(disk, write, write->first);
     return 0;
+}
+
+bool disk_write_stands(const struct disk *disk, const struct disk_write *write, uint64_t since_ms)
+{
+    const struct write_slot *slot = write->slot;
+    return (write->state == WRITE_RUNNING && slot ? slot->since_ms : disk->queue_moved_ms) <= since_ms;
 }
 
 bool disk_write_cancel(struct disk *disk, struct disk_write *write)

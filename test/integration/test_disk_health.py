@@ -122,6 +122,34 @@ def test_a_remove_whose_log_hangs_is_answered(fs, start_on):
     wire.holds(keys[3], SIZE)
 
 
+@pytest.mark.parametrize("rule", ["op=write name=*.seg hang", "op=fsync name=*.seg hang", "op=create name=*.seg hang"])
+def test_an_ack_of_the_disk_is_not_waited_for_without_end(fs, start_on, rule):
+    """IO_ERROR: it may be durable yet. One thing that hangs is no reason to turn away from the disk."""
+    kvd, wire, keys = on_disk_alone(start_on)
+    if "create" not in rule:
+        wire.store(b"open", SIZE, ack="disk")
+    fs.add(rule + " count=1")
+    assert wire.put(b"hangs", value_of(b"hangs", SIZE), ack="disk").code == IO_ERROR
+    assert wire.info("disk")["disk"]["trips_total"] == 0
+    wire.holds(b"hangs", SIZE)
+    fs.release()
+    wait_until(lambda: wire.put(b"hangs", b"", ack="disk").code == harness.PRESENT, "it to be durable")
+    kvd.kill()
+    fs.power_cut(keep=0)
+    kvd.start().wire().holds(b"hangs", SIZE)
+
+
+def test_a_mount_where_nothing_but_names_can_be_read_trips_it(fs, start_on):
+    """The file system says every few seconds how much room it has, and that is all that it says."""
+    kvd, wire, keys = on_disk_alone(start_on, args=["--disk-timeout", "4s"])
+    fs.add("op=create name=*.seg hang")
+    wire.store(b"hangs", SIZE)
+    until_state(wire, "tripped")
+    fs.release()
+    fs.clear()
+    until_state(wire, "on")
+
+
 # ---- the breaker ----
 
 

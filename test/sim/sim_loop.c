@@ -18,6 +18,7 @@ struct loop {
     struct list jobs; /* queued */
     unsigned running; /* jobs */
     struct event *turn;
+    uint32_t restless_turns; /* running, in each of which a task posted itself again */
     bool stopped;
     bool locked; /* it has a lock, */
     bool held;   /* which somebody holds */
@@ -170,8 +171,10 @@ void loop_holds(const struct loop *loop, struct loop_holds *out)
 
 /* ---- turns: tasks, connections, file operations ---- */
 
-static void run_tasks(struct loop *loop, struct list *tasks)
+/* Did one of them post itself again? */
+static bool run_tasks(struct loop *loop, struct list *tasks)
 {
+    bool again = false;
     struct list now;
     list_init(&now);
     list_move_all(&now, tasks);
@@ -180,15 +183,22 @@ static void run_tasks(struct loop *loop, struct list *tasks)
         loop_lock(loop);
         task->fn(task);
         loop_unlock(loop);
+        again |= tasks->prev == at;
     }
+    return again;
 }
+
+/* A step of 64 keys a turn is through with all that a seed has long before; a task that goes on for ever keeps a core busy. */
+enum { RESTLESS_MOST = 2000 };
 
 static void turn(void *arg)
 {
     struct loop *loop = arg;
     loop->turn = NULL;
-    run_tasks(loop, &loop->posts);
-    run_tasks(loop, &loop->tasks);
+    (void)run_tasks(loop, &loop->posts);
+    loop->restless_turns = run_tasks(loop, &loop->tasks) ? loop->restless_turns + 1 : 0;
+    if (loop->restless_turns > RESTLESS_MOST)
+        sim_fail("the loop does not rest: tasks have posted themselves in %d turns running", RESTLESS_MOST);
     conns_turn(loop);
     files_turn(loop);
 }

@@ -78,6 +78,8 @@ struct disk {
     uint64_t limit_bytes;
     unsigned asked_again;
     uint32_t low_checks; /* likewise */
+    uint64_t timeout_ms; /* likewise */
+    bool moves;          /* likewise: no write stands still */
 };
 
 /* The one that was made last. */
@@ -553,6 +555,7 @@ int disk_new(struct disk **out, struct loop *loop, const struct log *log, const 
     disk->loop = loop;
     disk->events = *events;
     disk->arg = arg;
+    disk->timeout_ms = 5000;
     disk->state = config->dir ? DISK_OPENING : DISK_OFF;
     disk->limit_bytes = config->limit_bytes;
     fake_disk = disk;
@@ -665,6 +668,17 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
     else
         list_push_back(&disk->queue, &write->link);
     return 0;
+}
+
+bool disk_write_stands(const struct disk *disk, const struct disk_write *write, uint64_t since_ms)
+{
+    (void)write, (void)since_ms;
+    return !disk->moves;
+}
+
+uint64_t disk_timeout_ms(const struct disk *disk)
+{
+    return disk->timeout_ms;
 }
 
 bool disk_write_cancel(struct disk *disk, struct disk_write *write)

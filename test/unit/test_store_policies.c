@@ -490,6 +490,7 @@ Test(store_policies, the_end_writes_what_the_policy_could)
     }
     cr_assert_eq(info().table.on_disk, 20);
     fake_close_end(bench.disk);
+    settle();
     cr_assert_eq(closed, 1);
     store_free(bench.store);
     loop_free(bench.loop);
@@ -523,6 +524,7 @@ Test(store_policies, an_end_whose_time_is_over_keeps_what_was_written)
         cr_assert(bench.disk->closing && bench.disk->abandon);
         settle();
         fake_close_end(bench.disk);
+        settle();
         cr_assert_eq(closed, 1);
         cr_assert_eq(info().table.on_disk, written);
         cr_assert(state == 2 || info().figures.unwritten_closing > 0);
@@ -550,6 +552,26 @@ Test(store_policies, ack_disk_holds_under_every_policy)
         cr_assert(fake_is_safe(bench.disk, span_text("present"), again.put.checksum));
         bench_end();
     }
+}
+
+Test(store_policies, ack_disk_ends_when_its_write_stands_still)
+{
+    begin_with(PERSIST_WRITE_THROUGH, BEHIND_WAIT);
+    bench.disk->timeout_ms = 40;
+    bench.disk->moves = true;
+    struct put put, other;
+    cr_assert_eq(put_go(&put, "hangs", ACK_DISK, 1, SMALL), STORE_PENDING);
+    cr_assert_eq(put_go(&other, "hangs", ACK_DISK, 1, SMALL), STORE_PENDING, "and one that finds it there");
+    pass_ms(150);
+    cr_assert(!put.ended && !other.ended, "the queue is long, and moves");
+    bench.disk->moves = false;
+    pass_ms(150);
+    cr_assert(put.ended && other.ended);
+    cr_assert(put.outcome == KVD_ETIMEOUT && other.outcome == KVD_ETIMEOUT);
+    expect_value("hangs", 1, SMALL);
+    fake_write_all(bench.disk);
+    cr_assert_eq(info().table.on_disk, 1, "it came all the same");
+    bench_end();
 }
 
 /* ---- figures ---- */
