@@ -294,15 +294,19 @@ build/sim build/sim-asan: $(call objects,$(SIM_SRC))
 BENCH_PACKAGES := redis-server redis-tools memcached fio iperf3 gnuplot-nox
 BENCHERS := build/bench/pair build/bench/drive
 
-.PHONY: bench bench-quick bench-policies bench-restart
-bench: faultfs ## kvd against a bare pair of sockets, redis-server, memcached, iperf3 and fio, in 8 minutes: a table of medians and ratios, build/bench.json, build/bench.svg (5 GiB of disk under TMPDIR)
+.PHONY: bench bench-quick bench-policies bench-restart benchers
+test integration asan: benchers
+benchers: deps
+	+@$(SUBMAKE) $(BENCHERS)
+
+bench: faultfs benchers ## kvd against a bare pair of sockets, redis-server, memcached, iperf3 and fio, in 8 minutes: a table of medians and ratios, build/bench.json, build/bench.svg (5 GiB of disk under TMPDIR)
 	@scripts/deps $(BENCH_PACKAGES)
-	+@$(SUBMAKE) build $(BENCHERS)
+	+@$(SUBMAKE) build
 	@scripts/bench
 
-bench-quick: faultfs ## the same with short runs, in two minutes
+bench-quick: faultfs benchers ## the same with short runs, in two minutes
 	@scripts/deps $(BENCH_PACKAGES)
-	+@$(SUBMAKE) build $(BENCHERS)
+	+@$(SUBMAKE) build
 	@scripts/bench --quick
 
 bench-policies: deps ## replay TRACE=FILE under each persist policy: what each writes, and what that buys (5 GiB of disk under TMPDIR)

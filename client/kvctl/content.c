@@ -3,12 +3,15 @@
 #include <string.h>
 
 #include "base/bytes.h"
+#include "base/check.h"
 
 enum { STRIDE_BYTES = 4096 };
 
+#define STEP 0x9e3779b97f4a7c15u
+
 static uint64_t content_word(uint64_t seed, uint64_t index)
 {
-    uint64_t z = seed + index * 0x9e3779b97f4a7c15;
+    uint64_t z = seed + index * STEP;
     z ^= z >> 32;
     z *= 0xd6e8feb86659fd93;
     return z ^ z >> 29;
@@ -17,6 +20,12 @@ static uint64_t content_word(uint64_t seed, uint64_t index)
 uint64_t content_seed(uint64_t block_bytes, uint64_t id)
 {
     return content_word(content_word(0x6b7664, block_bytes), id);
+}
+
+uint64_t content_from(uint64_t seed, uint64_t offset)
+{
+    CHECK(offset % 8 == 0);
+    return seed + offset / 8 * STEP;
 }
 
 /* `offset` is a multiple of 8. */

@@ -15,6 +15,9 @@ uint64_t content_seed(uint64_t block_bytes, uint64_t id);
 /* Write the first `len` bytes of `seed`'s content. */
 void content_fill(void *out, size_t len, uint64_t seed);
 
+/* The seed whose content is what `seed`'s is from `offset` on, a multiple of 8. */
+uint64_t content_from(uint64_t seed, uint64_t offset);
+
 /* Compare `bytes` with the first `len` bytes of `seed`'s content. Returns how many differ, and sets *offset to the first of
  * them when that is not 0. */
 uint64_t content_check(const void *bytes, size_t len, uint64_t seed, uint64_t *offset);

@@ -130,7 +130,8 @@ class Tool(Process):
     """A program of ours that takes a job a line, and answers each by a line."""
 
     def __init__(self, name, pool):
-        super().__init__([BUILD / "bench" / name, "--pool", pool], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__([ROOT / "build" / "bench" / name, "--pool", pool], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.finish()  # it is ready
 
     def start(self, *words):
         self.process.stdin.write(" ".join(map(str, words)) + "\n")
@@ -151,8 +152,12 @@ class Tool(Process):
 
 
 def kvd(**options):
+    """A server whose memory has been touched, as the others' will be by the keys that they are given."""
     try:
-        return harness.Kvd(**options)
+        server = harness.Kvd(**options)
+        with contextlib.suppress(AssertionError), harness.Wire(server.port) as wire:  # it may end early, where memory is short
+            harness.wait_until(lambda: wire.info("memory")["memory"]["touched_bytes"] >= wire.figure("memory_limit"), "its memory", 5)
+        return server
     except AssertionError as error:
         raise Failed(str(error)) from error
 
@@ -184,6 +189,13 @@ def iperf3(port, size, connections, seconds):
     got = json.loads(run(["iperf3", "-c", "127.0.0.1", "-p", port, "-l", min(size, MIB), "-P", connections, "-n",
                           int(max(seconds, 0.1) * 4e9 / connections), "--json"]))
     return got["end"]["sum_received"]["bits_per_second"] / 8
+
+
+def flush_redis(port):
+    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as sock:
+        sock.sendall(b"FLUSHALL SYNC\r\n")
+        if sock.recv(64) != b"+OK\r\n":
+            raise Failed("redis-server does not flush")
 
 
 def redis_benchmark(port, op, size, connections, depth, keys, count):

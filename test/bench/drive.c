@@ -1,6 +1,6 @@
 /* drive.c - one client for kvd, redis-server and memcached alike, so that what differs between two figures is the server.
  *
- *     drive [--pool SIZE]        a job a line of standard input, a line of JSON for each
+ *     drive [--pool SIZE]        {} when it is ready, then a job a line of standard input, a line of JSON for each
  *
  * A job: kvd|redis|redis-pipelined|memcached put|get|exists|match port=N [size=SIZE] [connections=N] [depth=N] [batch=N] [keys=N] [first=N]
  *        [seconds=S] [once] [may-miss] [check=N]
@@ -523,6 +523,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "drive: no memory for a pool\n");
         return 1;
     }
+    printf("{}\n");
+    fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
         job_run(&pool, line);
         fflush(stdout);

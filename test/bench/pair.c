@@ -1,6 +1,7 @@
 /* pair.c - the bound: a sender and a receiver over loopback that do nothing else.
  *
- *     pair [--pool SIZE]        a job a line of standard input, bytes a second of each a line of output
+ *     pair [--pool SIZE]        a line of output when it is ready, then a job a line of standard input, bytes a second of each a line of
+ *                               output
  *
  * A job: get|put [size=SIZE] [connections=N] [seconds=S]. `get`: the server sends messages from random places of a mapping as large as a
  * pool (pool.h), the client receives all of a connection into one buffer of the message's size. `put`: the client sends from random places
@@ -233,6 +234,10 @@ int main(int argc, char **argv)
         die("the pool");
     if (server == 0)
         serve(&pool, listener);
+    const struct plan hello = {.size = min_u64(bytes, TURN_BYTES), .connections = 1, .seconds = 1e-9};
+    (void)ask(&hello, &pool, &where); /* the other side's pool is there, too */
+    printf("0\n");
+    fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
         if (!parse(&plan, line))
             die("no job");

@@ -9,6 +9,8 @@ import contestants as c
 import harness
 from contestants import GIB, KIB, MIB, Failed, NotThere
 
+DISK_ROUNDS = 5  # fio takes half a second to start and to end
+
 AT_LEAST, AT_MOST = "at least", "at most"
 GB, MILLION, MS = ("GB/s", 1e9), ("million keys/s", 1e6), ("ms", 1e3)
 
@@ -24,7 +26,7 @@ class Row:
     unit: tuple = GB
     goal_is: str = AT_LEAST
     prepare: typing.Callable = None
-    rounds: int = 0  # 0: as many as the run has
+    rounds: int = 0  # at most; 0: as many as the run has
 
 
 @dataclasses.dataclass
@@ -138,7 +140,8 @@ class Memory:
             if who not in self.servers:
                 continue
             if self.filled.get(who) != size:
-                self.empty(who)
+                if who in self.filled:
+                    self.empty(who)
                 self.drive.do(who, "put", f"port={self.port(who)}", f"size={size}", "depth=8", f"keys={self.keys(size)}", "once", "check=64")
                 self.filled[who] = size
             if op == "put":
@@ -148,7 +151,7 @@ class Memory:
         if who == "kvd":
             c.run([c.BUILD / "kvctl", "--server", f"127.0.0.1:{self.port(who)}", "rm", "--all"])
         elif who == "redis":
-            c.run(["redis-cli", "-p", self.port(who), "flushall", "sync"])
+            c.flush_redis(self.port(who))
         else:  # its memory stays with the sizes that it was first used for: a new one
             self.servers.pop(who).__exit__()
             self.servers[who] = self.place.open(self.memcached())
@@ -196,7 +199,7 @@ class Looks(Memory):
     def looking(self, who, op, batch):
         def measure():
             got = self.drive.do(who, op, f"port={self.port(who.split('-')[0])}", f"size={self.SIZE}", "depth=4", f"batch={batch}",
-                                f"keys={self.keys(self.SIZE)}", f"seconds={self.scale.seconds}")
+                                f"keys={self.keys(self.SIZE)}", f"seconds={self.scale.seconds / 2}")
             return got["keys_per_second"], latencies(got)
         return measure
 
@@ -273,7 +276,7 @@ class Disk:
         for way in c.FIO_WAYS:
             contestants[f"fio: {way}"] = lambda way=way: self.fio_reads(way, size)
         return Row(f"get {size_text(size)}, {self.WHERE}, cold, depth {self.DEPTH}", contestants, {"fio": self.LEAST},
-                   prepare=lambda: self.prepare(size, keys))
+                   prepare=lambda: self.prepare(size, keys), rounds=DISK_ROUNDS)
 
     def prepare(self, size, keys):
         if "direct=yes" not in self.kvd.log():
@@ -363,7 +366,7 @@ class WriteThrough:
             contestants = {"kvd": lambda size=size: self.puts(size)}
             for way in c.FIO_WAYS:
                 contestants[f"fio: {way}"] = lambda way=way, size=size: self.fio_writes(way, size)
-            yield Row(f"put {size_text(size)}, write-through, ten times the memory", contestants, {"fio": 0.80})
+            yield Row(f"put {size_text(size)}, write-through, ten times the memory", contestants, {"fio": 0.80}, rounds=DISK_ROUNDS)
 
     def puts(self, size):
         self.wire.remove_all()

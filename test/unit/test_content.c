@@ -54,6 +54,17 @@ Test(content, moved_bytes_and_other_seeds_are_found)
     cr_assert_gt(content_check(bytes, 4096, 43, &offset), 4000, "another seed");
 }
 
+Test(content, a_piece_of_content_is_that_of_a_seed_of_its_own)
+{
+    uint8_t bytes[4096 * 3];
+    uint64_t offset = 0;
+
+    content_fill(bytes, sizeof bytes, 42);
+    for (size_t at = 0; at <= 8192; at += 4088)
+        cr_assert_eq(content_check(bytes + at, 4096, content_from(42, at), &offset), 0, "from %zu on", at);
+    cr_assert_gt(content_check(bytes, 4096, content_from(42, 8), &offset), 4000);
+}
+
 Test(content, seeds_differ_by_id_and_by_size)
 {
     for (uint64_t id = 0; id < 1000; id++) {
