@@ -305,14 +305,14 @@ void server_stop(struct server *server)
     bool serving = server->state == SERVER_SERVING;
     server->state = SERVER_DRAINING;
     timer_stop(&server->start_timer);
+    task_init(&server->end, server->loop, close_store_when_alone); /* whoever is answered now may be the last */
+    timer_init(&server->drain_timer, server->loop, give_up_waiting);
     store_quiet(server->store);
     listener_close(server->listener);
     if (serving && server->config->port_file[0] != '\0')
         (void)loop_remove_small_file(server->config->port_file, server->port_text);
     if (server->exit_status == 0)
         log_info(server->log, "stopping", "connections=%llu", (unsigned long long)server->session_count);
-    task_init(&server->end, server->loop, close_store_when_alone);
-    timer_init(&server->drain_timer, server->loop, give_up_waiting);
     timer_start(&server->drain_timer, server->config->drain_timeout);
     for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next) {
         struct session *session = CONTAINER_OF(at, struct session, link);
