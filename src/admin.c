@@ -40,7 +40,7 @@ static void sync_start(struct session *session, const struct frame *frame, const
     struct sync_request *mine = (struct sync_request *)later(session, sizeof *mine, frame, msg);
     if (!mine)
         return;
-    int err = store_sync_start(session->server->store, &mine->sync, seal, sync_done);
+    int err = store_sync_start(&session->server->desk, &mine->sync, seal, sync_done);
     if (err != STORE_PENDING)
         sync_done(&mine->sync, err);
 }
@@ -88,7 +88,7 @@ static void do_evict(struct session *session, const struct frame *frame, const s
     if (!mine)
         return;
     mine->request.abandon = evict_abandon;
-    store_evict_start(session->server->store, &mine->evict, MSG_HAS(msg, F_ADMIN_BYTES) ? msg->bytes : UINT64_MAX, evicted);
+    store_evict_start(&session->server->desk, &mine->evict, MSG_HAS(msg, F_ADMIN_BYTES) ? msg->bytes : UINT64_MAX, evicted);
 }
 
 /* ---- scrub ---- */
@@ -131,8 +131,7 @@ static void scrub_and_wait(struct session *session, const struct frame *frame, c
         return;
     uint64_t run;
     mine->request.abandon = scrub_abandon;
-    list_init(&mine->scrub.link);
-    int err = store_scrub_start(session->server->store, &mine->scrub, rate, &run, scrubbed);
+    int err = store_scrub_start(&session->server->desk, &mine->scrub, rate, &run, scrubbed);
     if (err)
         scrubbed(&mine->scrub, err);
 }
@@ -154,7 +153,7 @@ static void do_scrub(struct session *session, const struct frame *frame, const s
         scrub_and_wait(session, frame, msg, rate);
         return;
     }
-    int err = store_scrub_start(session->server->store, NULL, rate, &reply.run, NULL);
+    int err = store_scrub_start(&session->server->desk, NULL, rate, &reply.run, NULL);
     if (err)
         session_fail(session, frame->op, frame->id, code_of(err), error_text(err));
     else
@@ -203,7 +202,7 @@ static void do_drain(struct session *session, const struct frame *frame, const s
     log_info(server->log, "draining", "connections=%llu", (unsigned long long)server->session_count);
     timer_init(&mine->timer, server->loop, drain_late);
     timer_start(&mine->timer, server->config->drain_timeout);
-    int err = store_sync_start(server->store, &mine->sync, false, drained);
+    int err = store_sync_start(&server->desk, &mine->sync, false, drained);
     if (err != STORE_PENDING)
         drained(&mine->sync, err);
 }
@@ -254,7 +253,7 @@ static void do_teardown(struct session *session, const struct frame *frame, cons
         return;
     server->tearing_down = server->no_puts = true;
     request_barrier(&mine->request, BARRIER_ALL);
-    int outcome = store_forget_start(server->store, &mine->remove, all_dead);
+    int outcome = store_forget_start(&server->desk, &mine->remove, all_dead);
     if (outcome != STORE_PENDING)
         all_dead(&mine->remove, outcome);
 }

@@ -53,6 +53,7 @@ struct call {
     struct session *session;
     struct server *server;
     struct store *store;
+    struct store_desk *desk;
     const struct frame *frame;
 };
 
@@ -222,7 +223,7 @@ static void do_get(const struct call *call, const void *arg)
     mine->get.key = msg->key;
     mine->get.offset = msg->offset;
     mine->get.length = MSG_HAS(msg, F_GET_LENGTH) ? msg->length : UINT64_MAX;
-    int outcome = store_get_start(call->store, &mine->get, got);
+    int outcome = store_get_start(call->desk, &mine->get, got);
     if (outcome != STORE_PENDING)
         got(&mine->get, outcome);
 }
@@ -312,9 +313,9 @@ static void mget_next(struct mget_request *mget)
         return;
     }
     item->get = (struct store_get){.key = key, .offset = mget->offset, .length = mget->length, .quiet = true};
-    int outcome = store_get_start(mget->request.server->store, &item->get, mget_got);
+    int outcome = store_get_start(&mget->request.server->desk, &item->get, mget_got);
     item->pending = outcome == STORE_PENDING;
-    item->reading_bytes = item->get.size;
+    item->reading_bytes = item->get.pending_bytes;
     if (item->pending)
         mget->reading_bytes += item->reading_bytes;
     else
@@ -471,7 +472,7 @@ static void do_remove(const struct call *call, const void *arg)
     if (!mine)
         return;
     request_keys(&mine->request, msg->keys.count);
-    int outcome = store_remove_start(call->store, &mine->remove, msg->keys.at, msg->keys.count, removed);
+    int outcome = store_remove_start(call->desk, &mine->remove, msg->keys.at, msg->keys.count, removed);
     if (outcome != STORE_PENDING)
         removed(&mine->remove, outcome);
 }
@@ -484,7 +485,7 @@ static void remove_many(const struct call *call, enum kill_kind kind, struct spa
         return;
     bytes_copy(mine->prefix, prefix.at, prefix.len);
     request_barrier(&mine->request, BARRIER_ALL);
-    int outcome = store_remove_many_start(call->store, &mine->remove, kind, span_of(mine->prefix, prefix.len), removed);
+    int outcome = store_remove_many_start(call->desk, &mine->remove, kind, span_of(mine->prefix, prefix.len), removed);
     if (outcome != STORE_PENDING)
         removed(&mine->remove, outcome);
 }
@@ -766,7 +767,8 @@ void handle_request(struct session *session, const struct frame *frame, struct s
         struct msg_config config;
         struct msg_admin admin;
     } msg;
-    struct call call = {.session = session, .server = session->server, .store = session->server->store, .frame = frame};
+    struct call call = {
+        .session = session, .server = session->server, .store = session->server->store, .desk = &session->server->desk, .frame = frame};
     op_fn fn = op_of(frame->op);
     if (!fn)
         fail(&call, CODE_UNSUPPORTED, "this server does not know the op");

@@ -26,7 +26,6 @@ static void text(struct figures *figures, const char *name, const char *value)
 struct sources {
     struct server *server;
     struct store_info store;
-    struct file_counts files;
     uint64_t received_bytes, sent_bytes;
 };
 
@@ -228,17 +227,17 @@ static void scrub_section(struct figures *out, const struct sources *from)
 static void files_section(struct figures *out, const struct sources *from)
 {
     text(out, "io", loop_io_kind(from->server->loop));
-    number(out, "reads_total", from->files.reads);
-    number(out, "writes_total", from->files.writes);
-    number(out, "syncs_total", from->files.syncs);
-    number(out, "other_total", from->files.other);
-    number(out, "read_bytes_total", from->files.read_bytes);
-    number(out, "written_bytes_total", from->files.written_bytes);
-    number(out, "in_flight", from->files.in_flight);
-    number(out, "waiting", from->files.waiting);
-    number(out, "reads_in_flight", from->files.reads_in_flight);
-    number(out, "reads_waiting", from->files.reads_waiting);
-    number(out, "reads_first_total", from->files.reads_first);
+    number(out, "reads_total", from->store.files.reads);
+    number(out, "writes_total", from->store.files.writes);
+    number(out, "syncs_total", from->store.files.syncs);
+    number(out, "other_total", from->store.files.other);
+    number(out, "read_bytes_total", from->store.files.read_bytes);
+    number(out, "written_bytes_total", from->store.files.written_bytes);
+    number(out, "in_flight", from->store.files.in_flight);
+    number(out, "waiting", from->store.files.waiting);
+    number(out, "reads_in_flight", from->store.files.reads_in_flight);
+    number(out, "reads_waiting", from->store.files.reads_waiting);
+    number(out, "reads_first_total", from->store.files.reads_first);
 }
 
 static void ops_section(struct figures *out, const struct sources *from)
@@ -279,7 +278,6 @@ bool info_pack(struct server *server, struct buffer *out, struct span section)
 {
     struct sources from = {.server = server};
     store_info(server->store, &from.store);
-    loop_file_counts(server->loop, &from.files);
     server_traffic(server, &from.received_bytes, &from.sent_bytes);
     uint32_t count = 0;
     for (size_t i = 0; i < SECTION_COUNT; i++)

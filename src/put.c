@@ -75,7 +75,7 @@ static void commit(struct session *session)
     int outcome = store_put_commit(&of(request)->put, stored);
     if (outcome != STORE_PENDING)
         finish(request, outcome);
-    else if (of(request)->put.blob)
+    else if (of(request)->put.unseen)
         request_barrier(request, BARRIER_PUT);
 }
 
@@ -107,13 +107,13 @@ static void wait_for_room(struct session *session)
         session->wait_until_ms = now + ROOM_WAIT_MS;
     session->waiting = true;
     session->wait.bytes = of(session->put)->put.size;
-    store_wait_start(session->server->store, &session->wait, session->wait_until_ms > now ? session->wait_until_ms - now : 0, waited);
+    store_wait_start(&session->server->desk, &session->wait, session->wait_until_ms > now ? session->wait_until_ms - now : 0, waited);
 }
 
 static void begin(struct session *session)
 {
     struct request *request = session->put;
-    int outcome = store_put_begin(session->server->store, &of(request)->put);
+    int outcome = store_put_begin(&session->server->desk, &of(request)->put);
     if (outcome == STORE_OK) {
         session->state = SESSION_VALUE;
         session->wait_until_ms = 0;

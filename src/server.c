@@ -183,9 +183,11 @@ static int open_store(struct server *server)
                 .require_fs = config->require_fs,
             },
     };
-    int err = store_new(&server->store, server->loop, server->log, &store, &store_events, server);
+    int err = store_new(&server->store, server->loop, server->loop, server->log, &store, &store_events, server);
     if (err)
         log_error(server->log, "cannot_start", "memory=%llu err=\"%s\"", (unsigned long long)config->memory, error_text(err));
+    else
+        store_desk_init(&server->desk, server->store, server->loop);
     return err;
 }
 

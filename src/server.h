@@ -46,6 +46,7 @@ struct server {
     struct log *log;
     struct config *config;
     struct store *store;
+    struct store_desk desk;
     struct listener *listener;
     struct list sessions;
     uint64_t session_count;

@@ -251,7 +251,8 @@ int lease_open(struct leases *leases, struct lease_owner *owner, uint64_t until_
 int lease_add(struct leases *leases, uint64_t id, struct entry *entry)
 {
     struct lease *lease = lease_find(leases, id);
-    CHECK(lease);
+    if (!lease)
+        return KVD_EBUSY;
     if (hold_find(leases, lease, entry))
         return 0;
     if (leases->holds >= leases->max_holds)

@@ -34,7 +34,7 @@ void leases_free(struct leases *leases);
 
 /* Open an empty lease that ends at `until_ms` (monotonic). *id is not 0. 0, KVD_EBUSY (no holds or leases left), or -ENOMEM. */
 int lease_open(struct leases *leases, struct lease_owner *owner, uint64_t until_ms, uint64_t *id);
-/* Add an entry (twice is harmless). 0, KVD_EBUSY, -ENOMEM. `id` must be open. Settles the entry. */
+/* Add an entry (twice is harmless). 0, KVD_EBUSY (no holds left, or the lease has ended), -ENOMEM. Settles the entry. */
 int lease_add(struct leases *leases, uint64_t id, struct entry *entry);
 
 /* Release all of it, or only these entries' keys are released by lease_release_entry(). Unknown ids are fine. */

@@ -112,7 +112,7 @@ static void synced(struct disk_sync *sync, int err)
     else if (err && (same || !entry))
         outcome = err; /* where the tier is off, what is there may yet be read when it comes back */
     if (outcome != STORE_PENDING)
-        put->fn(put, outcome);
+        answer_give(&put->answer, outcome);
 }
 
 void durable_written(struct store *store, struct writing *writing, int err)
@@ -128,6 +128,6 @@ void durable_written(struct store *store, struct writing *writing, int err)
         else if (err == 0)
             outcome = sync_where(put, writing->write.where.segment, writing->write.where.block, writing->write.where.blocks);
         if (outcome != STORE_PENDING)
-            put->fn(put, outcome);
+            answer_give(&put->answer, outcome);
     }
 }

@@ -197,12 +197,23 @@ int evict_for(struct store *store, struct blob *blob, bool whole)
 
 void store_wait_init(struct store_wait *wait)
 {
+    wait->store = NULL;
     list_init(&wait->link);
+    list_init(&wait->answer.link);
 }
 
-void store_wait_start(struct store *store, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn)
+static void wait_tell(struct store_answer *answer)
 {
-    CHECK(list_empty(&wait->link));
+    struct store_wait *wait = CONTAINER_OF(answer, struct store_wait, answer);
+    wait->fn(wait, answer->outcome);
+}
+
+void store_wait_start(struct store_desk *desk, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn)
+{
+    struct store *store = desk->store;
+    store_lock(store);
+    CHECK(list_empty(&wait->link) && list_empty(&wait->answer.link));
+    answer_init(&wait->answer, desk, wait_tell);
     wait->until_ms = now_ms(store) + for_ms;
     wait->fn = fn;
     wait->store = store;
@@ -211,6 +222,7 @@ void store_wait_start(struct store *store, struct store_wait *wait, uint64_t for
     store->figures.waits++;
     if (!store->wait_timer.active)
         timer_start(&store->wait_timer, WAIT_TICK_MS);
+    store_unlock(store);
 }
 
 static struct store_wait *wait_leave(struct list *link)
@@ -223,8 +235,14 @@ static struct store_wait *wait_leave(struct list *link)
 
 void store_wait_stop(struct store_wait *wait)
 {
+    struct store *store = wait->store;
+    if (!store)
+        return; /* it has never waited */
+    store_lock(store);
     if (!list_empty(&wait->link))
         wait_leave(&wait->link);
+    (void)answer_take_back(&wait->answer);
+    store_unlock(store);
 }
 
 static void wait_tick(struct timer *timer)
@@ -244,7 +262,7 @@ static void wait_tick(struct timer *timer)
     for (struct list *at; (at = list_first(&due)) != NULL;) {
         struct store_wait *wait = wait_leave(at);
         store->figures.waits_expired++;
-        wait->fn(wait, KVD_EBUSY);
+        answer_give(&wait->answer, KVD_EBUSY);
     }
     if (!list_empty(&store->waits) || !list_empty(&store->starved) || !list_empty(&store->probings_in_time))
         timer_start(&store->wait_timer, WAIT_TICK_MS);
@@ -260,12 +278,13 @@ static void room_run(struct task *task)
     list_move_all(&now, &store->waits);
     for (struct list *at; (at = list_first(&now)) != NULL;) {
         struct store_wait *wait = wait_leave(at);
-        wait->fn(wait, 0);
+        answer_give(&wait->answer, 0);
     }
 }
 
 void room_changed(struct store *store)
 {
+    CHECK(loop_is_mine(store->loop));
     if (!list_empty(&store->waits) || !list_empty(&store->starved))
         task_post(&store->room_task);
 }

@@ -2,6 +2,8 @@
  * on disk says when it ends, so the remove log need not. */
 #include "store/store_impl.h"
 
+#include "base/check.h"
+
 enum { ADVANCE_TICKS = 1024 /* of the wheel, a step */ };
 
 uint64_t clock_now_ms(struct store *store)
@@ -61,6 +63,7 @@ void entry_expire(struct store *store, struct entry *entry)
 
 struct entry *store_find(struct store *store, struct span key)
 {
+    CHECK(loop_is_mine(store->loop));
     struct entry *entry = table_find(store->table, key, table_hash(store->table, key));
     if (!entry || !entry_expired(store, entry))
         return entry;

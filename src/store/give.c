@@ -51,7 +51,7 @@ static void give_step(struct task *task)
         task_post(&evict->step);
     } else if (!wait) {
         list_remove(&evict->link);
-        evict->fn(evict);
+        answer_give(&evict->answer, 0);
     }
 }
 
@@ -61,16 +61,30 @@ void evictions_check(struct store *store)
         task_post(&CONTAINER_OF(at, struct store_evict, link)->step);
 }
 
-void store_evict_start(struct store *store, struct store_evict *evict, uint64_t bytes, store_evict_fn fn)
+static void evict_tell(struct store_answer *answer)
 {
+    struct store_evict *evict = CONTAINER_OF(answer, struct store_evict, answer);
+    evict->fn(evict);
+}
+
+void store_evict_start(struct store_desk *desk, struct store_evict *evict, uint64_t bytes, store_evict_fn fn)
+{
+    struct store *store = desk->store;
+    store_lock(store);
     *evict = (struct store_evict){.store = store, .fn = fn, .target = bytes, .failures = store->write_failures};
+    answer_init(&evict->answer, desk, evict_tell);
     list_push_back(&store->evictions, &evict->link);
     task_init(&evict->step, store->loop, give_step);
     task_post(&evict->step);
+    store_unlock(store);
 }
 
 void store_evict_stop(struct store_evict *evict)
 {
+    struct store *store = evict->store;
+    store_lock(store);
     list_remove(&evict->link);
     task_cancel(&evict->step);
+    (void)answer_take_back(&evict->answer);
+    store_unlock(store);
 }

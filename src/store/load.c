@@ -76,7 +76,7 @@ static void answer(struct load *load, int err)
         } else {
             outcome = miss(get, err);
         }
-        get->fn(get, outcome);
+        answer_give(&get->answer, outcome);
     }
 }
 
@@ -383,17 +383,10 @@ int get_go_on(struct store_get *get, struct entry *entry)
     return miss(get, err);
 }
 
-int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
+static int get_start(struct store_get *get)
 {
+    struct store *store = get->store;
     struct entry *entry = store_find(store, get->key);
-    get->store = store;
-    get->fn = fn;
-    get->blob = NULL;
-    get->reason = NULL;
-    get->size = 0;
-    get->asked = get->offset;
-    get->looked_again = false;
-    list_init(&get->link);
     store->figures.gets++;
     int first = probe_first(store, get, get->key, entry);
     if (first == STORE_MISS)
@@ -401,16 +394,56 @@ int store_get_start(struct store *store, struct store_get *get, store_get_fn fn)
     return first == KVD_EOFF ? miss(get, first) : first;
 }
 
-void store_get_cancel(struct store_get *get)
+static void get_tell(struct store_answer *answer)
 {
-    list_remove(&get->link);
+    struct store_get *get = CONTAINER_OF(answer, struct store_get, answer);
+    get->fn(get, answer->outcome);
 }
 
-void store_touch(struct store *store, const struct span *keys, uint32_t count)
+int store_get_start(struct store_desk *desk, struct store_get *get, store_get_fn fn)
+{
+    get->store = desk->store;
+    get->fn = fn;
+    get->blob = NULL;
+    get->reason = NULL;
+    get->size = 0;
+    get->asked = get->offset;
+    get->looked_again = false;
+    list_init(&get->link);
+    answer_init(&get->answer, desk, get_tell);
+    store_lock(get->store);
+    int outcome = get_start(get);
+    get->pending_bytes = get->size;
+    store_unlock(get->store);
+    return outcome;
+}
+
+void store_get_cancel(struct store_get *get)
+{
+    struct store *store = get->store;
+    store_lock(store);
+    list_remove(&get->link);
+    if (answer_take_back(&get->answer) && get->blob) {
+        unref(store, get->blob);
+        get->blob = NULL;
+    }
+    store_unlock(store);
+}
+
+void touch(struct store *store, const struct span *keys, uint32_t count)
 {
     for (uint32_t i = count; i-- > 0;) {
         struct entry *entry = store_find(store, keys[i]);
         if (entry)
             note_use(store, entry);
+        if (i % STEP_KEYS == STEP_KEYS - 1)
+            store_let_others(store);
     }
+}
+
+void store_touch(struct store *store, const struct span *keys, uint32_t count)
+{
+    store_lock(store);
+    touch(store, keys, count);
+    store_unlock(store);
 }

@@ -1,6 +1,18 @@
 /* Look-ups, leases, pins: answered from the replica table alone. */
 #include "store/store_impl.h"
 
+#include <stdio.h>
+#include <string.h>
+
+#include "base/check.h"
+
+/* Before the i-th key of a batch. */
+static void batch_goes_on(struct store *store, uint32_t i)
+{
+    if (i > 0 && i % STEP_KEYS == 0)
+        store_let_others(store);
+}
+
 static bool well_formed(struct span key)
 {
     return key.len >= 1 && key.len <= KEY_MAX_BYTES;
@@ -49,12 +61,15 @@ uint32_t store_exists(struct store *store, const struct span *keys, uint32_t cou
 {
     struct taking taking = {.store = store, .owner = owner, .lease_ms = lease_ms};
     uint32_t found = 0;
+    store_lock(store);
     for (uint32_t i = 0; i < count; i++) {
+        batch_goes_on(store, i);
         struct entry *entry = find(store, keys[i]);
         present[i] = entry && take_lease(&taking, entry) ? where(entry) : 0;
         found += present[i] != 0;
     }
     store->figures.exists_keys += count;
+    store_unlock(store);
     *lease = taking.id;
     return found;
 }
@@ -70,7 +85,9 @@ void store_match(struct store *store, const struct span *keys, uint32_t count, u
 {
     struct taking taking = {.store = store, .owner = owner, .lease_ms = lease_ms};
     struct store_matched matched = {0};
+    store_lock(store);
     for (; matched.count < count; matched.count++) {
+        batch_goes_on(store, matched.count);
         struct entry *entry = find(store, keys[matched.count]);
         if (!entry || !take_lease(&taking, entry))
             break;
@@ -79,35 +96,43 @@ void store_match(struct store *store, const struct span *keys, uint32_t count, u
             match_warm(store, entry);
     }
     if (lease_ms > 0)
-        store_touch(store, keys, matched.count);
+        touch(store, keys, matched.count);
     store->figures.match_keys += count;
     store->figures.match_hits += matched.count;
+    store_unlock(store);
     matched.lease = taking.id;
     *out = matched;
 }
 
 void store_release(struct store *store, uint64_t lease, const struct span *keys, uint32_t count)
 {
+    store_lock(store);
     if (!keys)
         lease_release(store->leases, lease);
     for (uint32_t i = 0; keys && i < count; i++) {
+        batch_goes_on(store, i);
         struct entry *entry = find(store, keys[i]);
         if (entry)
             lease_release_entry(store->leases, lease, entry);
     }
     room_changed(store);
+    store_unlock(store);
 }
 
 void store_owner_end(struct store *store, struct lease_owner *owner)
 {
+    store_lock(store);
     lease_owner_end(store->leases, owner);
     room_changed(store);
+    store_unlock(store);
 }
 
 uint32_t store_pin(struct store *store, const struct span *keys, uint32_t count, bool pinned)
 {
     uint32_t changed = 0;
+    store_lock(store);
     for (uint32_t i = 0; i < count; i++) {
+        batch_goes_on(store, i);
         struct entry *entry = find(store, keys[i]);
         if (!entry || !!(entry->flags & ENTRY_PINNED) == pinned || (pinned && !leasable(store, entry)))
             continue;
@@ -117,10 +142,11 @@ uint32_t store_pin(struct store *store, const struct span *keys, uint32_t count,
     }
     if (!pinned)
         room_changed(store);
+    store_unlock(store);
     return changed;
 }
 
-int store_stat(struct store *store, struct span key, struct store_stat *out)
+static int stat_of(struct store *store, struct span key, struct store_stat *out)
 {
     struct entry *entry = find(store, key);
     if (!entry)
@@ -145,25 +171,38 @@ int store_stat(struct store *store, struct span key, struct store_stat *out)
     if (entry->place) {
         struct segment *segment = CONTAINER_OF(entry->place, struct shelf, place)->segment;
         struct disk_where where = {.segment = segment, .block = entry->block, .blocks = entry->blocks};
-        out->file = disk_file_of(store->disk, &where, key);
+        snprintf(out->file, sizeof out->file, "%s", disk_file_of(store->disk, &where, key));
         out->offset = segment_is_objects(segment) ? 0 : (uint64_t)entry->block * BLOCK_BYTES;
     }
     return STORE_OK;
 }
 
-uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, store_segment_fn fn, void *arg)
+int store_stat(struct store *store, struct span key, struct store_stat *out)
 {
-    uint64_t last = 0;
-    uint32_t told = 0;
-    for (struct segment *at = NULL; (at = disk_segment_next(store->disk, at)) != NULL;) {
+    store_lock(store);
+    int outcome = stat_of(store, key, out);
+    store_unlock(store);
+    return outcome;
+}
+
+/* Some segments, or some objects, at a time: they are told when the lock is let go. */
+struct told_segment {
+    struct store_segment segment;
+    char file[STORE_FILE_BYTES];
+};
+
+static unsigned segments_gather(struct store *store, uint64_t cursor, struct told_segment *out, unsigned most)
+{
+    unsigned count = 0;
+    uint64_t wall_ms = loop_wall_ms(store->loop);
+    for (struct segment *at = NULL; count < most && (at = disk_segment_next(store->disk, at)) != NULL;) {
         if (segment_sequence(at) <= cursor)
             continue;
-        if (told++ == limit)
-            return last;
         const struct shelf *shelf = segment_user(at);
-        uint64_t wall_ms = loop_wall_ms(store->loop);
-        struct store_segment segment = {
-            .file = segment_path(at),
+        struct told_segment *told = &out[count++];
+        snprintf(told->file, sizeof told->file, "%s", segment_path(at));
+        told->segment = (struct store_segment){
+            .file = told->file,
             .state = segment_state_name(at),
             .sequence = segment_sequence(at),
             .bytes = segment_bytes(at),
@@ -174,16 +213,39 @@ uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, st
             .was_read = shelf && shelf->read_ms > 0,
             .idle_ms = shelf ? now_ms(store) - shelf->read_ms : 0,
         };
-        last = segment.sequence;
-        fn(arg, &segment);
     }
-    return 0;
+    return count;
 }
+
+uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, store_segment_fn fn, void *arg)
+{
+    enum { AT_A_TIME = 16 };
+    struct told_segment told[AT_A_TIME];
+    uint32_t left = limit;
+    for (;;) {
+        store_lock(store);
+        unsigned count = segments_gather(store, cursor, told, AT_A_TIME);
+        store_unlock(store);
+        for (unsigned i = 0; i < count; i++, left--) {
+            if (left == 0)
+                return cursor;
+            fn(arg, &told[i].segment);
+            cursor = told[i].segment.sequence;
+        }
+        if (count < AT_A_TIME)
+            return 0;
+    }
+}
+
+enum { SCAN_KEYS = STEP_KEYS, SCAN_STEPS = 1024, ALIKE = 8 /* whose 64-bit hashes are the same come together */ };
 
 struct scanning {
     struct store *store;
-    store_scan_fn fn;
-    void *arg;
+    unsigned count;
+    struct told_object {
+        struct store_scanned object;
+        uint8_t key[KEY_MAX_BYTES];
+    } told[SCAN_KEYS + ALIKE];
 };
 
 static void scan_one(void *arg, struct entry *entry)
@@ -193,18 +255,32 @@ static void scan_one(void *arg, struct entry *entry)
         entry_expire(scanning->store, entry);
         return;
     }
-    struct store_scanned object = {
-        .key = entry_key(entry),
+    CHECK(scanning->count < SCAN_KEYS + ALIKE);
+    struct told_object *told = &scanning->told[scanning->count++];
+    memcpy(told->key, entry->key, entry->key_len);
+    told->object = (struct store_scanned){
+        .key = span_of(told->key, entry->key_len),
         .size = entry->size,
         .memory = entry->blob != NULL,
         .disk = entry->place != NULL,
     };
-    scanning->fn(scanning->arg, &object);
 }
 
 uint64_t store_scan(struct store *store, uint64_t cursor, struct span prefix, uint32_t limit, store_scan_fn fn, void *arg)
 {
     enum { STEPS = 16384 };
-    struct scanning scanning = {.store = store, .fn = fn, .arg = arg};
-    return table_scan(store->table, cursor, prefix, limit, STEPS, scan_one, &scanning);
+    struct scanning scanning = {.store = store};
+    uint32_t steps = STEPS;
+    do {
+        uint32_t most = (uint32_t)min_u64(limit, SCAN_KEYS);
+        scanning.count = 0;
+        store_lock(store);
+        cursor = table_scan(store->table, cursor, prefix, most, SCAN_STEPS, scan_one, &scanning);
+        store_unlock(store);
+        for (unsigned i = 0; i < scanning.count; i++)
+            fn(arg, &scanning.told[i].object);
+        limit -= (uint32_t)min_u64(limit, scanning.count);
+        steps -= SCAN_STEPS;
+    } while (cursor != 0 && limit > 0 && steps > 0);
+    return cursor;
 }

@@ -217,7 +217,7 @@ static int sums_restore(struct blob *blob)
 
 static int writing_start(struct store *store, struct entry *entry, struct shelf *from)
 {
-    CHECK(entry->blob && !entry->work);
+    CHECK(entry->blob && !entry->work && loop_is_mine(store->loop));
     struct writing *writing = calloc(1, sizeof *writing + entry->key_len);
     int err = writing ? sums_restore(entry->blob) : -ENOMEM;
     if (err)
@@ -319,7 +319,7 @@ static void sync_end(struct disk_sync *disk_sync, int err)
 {
     struct store_sync *sync = CONTAINER_OF(disk_sync, struct store_sync, sync);
     sync->failed = sync->store->write_failures - sync->failed;
-    sync->fn(sync, err);
+    answer_give(&sync->answer, err);
 }
 
 static int sync_disk(struct store_sync *sync)
@@ -419,9 +419,17 @@ static void sync_step(struct task *task)
     sync_go_on(sync);
 }
 
-int store_sync_start(struct store *store, struct store_sync *sync, bool seal, store_sync_fn fn)
+static void sync_tell(struct store_answer *answer)
 {
+    struct store_sync *sync = CONTAINER_OF(answer, struct store_sync, answer);
+    sync->fn(sync, answer->outcome);
+}
+
+int sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn)
+{
+    struct store *store = desk->store;
     *sync = (struct store_sync){.store = store, .fn = fn, .seal = seal, .upto = store->writing_number, .failed = store->write_failures};
+    answer_init(&sync->answer, desk, sync_tell);
     list_init(&sync->link);
     task_init(&sync->step, store->loop, sync_step);
     if (!disk_works(store))
@@ -436,4 +444,12 @@ int store_sync_start(struct store *store, struct store_sync *sync, bool seal, st
     }
     int err = sync_disk(sync);
     return err ? err : STORE_PENDING;
+}
+
+int store_sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn)
+{
+    store_lock(desk->store);
+    int err = sync_start(desk, sync, seal, fn);
+    store_unlock(desk->store);
+    return err;
 }

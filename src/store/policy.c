@@ -80,18 +80,25 @@ void policy_drop(struct store *store, struct entry *entry, bool shed)
 
 void store_set_persist(struct store *store, enum persist persist)
 {
+    store_lock(store);
     store->config.persist = persist;
     evict_check(store);
     room_changed(store); /* who waits may go on under the new one */
+    store_unlock(store);
 }
 
 void store_set_when_behind(struct store *store, enum when_behind when_behind)
 {
+    store_lock(store);
     store->config.when_behind = when_behind;
     room_changed(store);
+    store_unlock(store);
 }
 
-enum persist store_persist(const struct store *store)
+enum persist store_persist(struct store *store)
 {
-    return store->config.persist;
+    store_lock(store);
+    enum persist persist = store->config.persist;
+    store_unlock(store);
+    return persist;
 }

@@ -151,7 +151,7 @@ static void tell(struct probing *probing, const char *reason)
         if (outcome == STORE_MISS && reason)
             get->reason = reason;
         if (outcome != STORE_PENDING)
-            get->fn(get, outcome);
+            answer_give(&get->answer, outcome);
     }
 }
 

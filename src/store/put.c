@@ -24,14 +24,9 @@ bool store_may_hold(const struct store *store, const struct entry *entry)
     return entry_held(entry) || entry->place || store_may_hold_more(store, entry->size);
 }
 
-int store_put_begin(struct store *store, struct store_put *put)
+static int put_begin(struct store_put *put)
 {
-    put->store = store;
-    put->blob = NULL;
-    put->hashing = NULL;
-    put->received = 0;
-    put->counted = 0;
-    put->retried = false;
+    struct store *store = put->store;
     struct entry *entry = store_find(store, put->key);
     if (entry && !put->replace) {
         put->version = entry->version;
@@ -49,7 +44,7 @@ int store_put_begin(struct store *store, struct store_put *put)
     put->blob = blob_new(store->pool, put->size);
     if (!put->blob || blob_sums_make(put->blob) != 0) {
         free(hashing);
-        store_put_abort(put);
+        put_abort(put);
         return -ENOMEM;
     }
     sum_init(&hashing->whole);
@@ -58,23 +53,55 @@ int store_put_begin(struct store *store, struct store_put *put)
     return STORE_OK;
 }
 
-int store_put_room(struct store_put *put, void **base, size_t *len)
+static void put_tell(struct store_answer *answer)
+{
+    struct store_put *put = CONTAINER_OF(answer, struct store_put, answer);
+    put->fn(put, answer->outcome);
+}
+
+int store_put_begin(struct store_desk *desk, struct store_put *put)
+{
+    put->store = desk->store;
+    put->blob = NULL;
+    put->hashing = NULL;
+    put->received = 0;
+    put->counted = 0;
+    put->retried = false;
+    answer_init(&put->answer, desk, put_tell);
+    store_lock(put->store);
+    int outcome = put_begin(put);
+    store_unlock(put->store);
+    return outcome;
+}
+
+static int put_grow(struct store_put *put)
 {
     struct store *store = put->store;
+    uint64_t extent = min_u64(POOL_EXTENT_BYTES, blob_room_needed(put->blob) - blob_room(put->blob));
+    uint64_t inflight = store->inflight - store->late_bytes; /* however many reads hang, puts go on */
+    bool alone = inflight == put->counted;
+    if (!alone && inflight + extent > store->inflight_limit)
+        return KVD_EBUSY;
+    uint64_t before = blob_room(put->blob);
+    int err = evict_for(store, put->blob, false);
+    if (err)
+        return err;
+    uint64_t taken = blob_room(put->blob) - before;
+    put->counted += taken;
+    store->inflight += taken;
+    return 0;
+}
+
+/* Nobody else knows of its blob: what is there of it needs no lock. */
+int store_put_room(struct store_put *put, void **base, size_t *len)
+{
     CHECK(put->received < put->size);
     if (put->received == blob_room(put->blob)) {
-        uint64_t extent = min_u64(POOL_EXTENT_BYTES, blob_room_needed(put->blob) - blob_room(put->blob));
-        uint64_t inflight = store->inflight - store->late_bytes; /* however many reads hang, puts go on */
-        bool alone = inflight == put->counted;
-        if (!alone && inflight + extent > store->inflight_limit)
-            return KVD_EBUSY;
-        uint64_t before = blob_room(put->blob);
-        int err = evict_for(store, put->blob, false);
+        store_lock(put->store);
+        int err = put_grow(put);
+        store_unlock(put->store);
         if (err)
             return err;
-        uint64_t taken = blob_room(put->blob) - before;
-        put->counted += taken;
-        store->inflight += taken;
     }
     *base = blob_at(put->blob, put->received, len);
     *len = min_u64(*len, put->size - put->received);
@@ -122,13 +149,22 @@ static void settle_room(struct store_put *put)
     room_changed(put->store);
 }
 
-void store_put_abort(struct store_put *put)
+void put_abort(struct store_put *put)
 {
     if (!put->blob)
         return;
     settle_room(put);
-    store_unref(put->store, put->blob);
+    unref(put->store, put->blob);
     put->blob = NULL;
+}
+
+void store_put_abort(struct store_put *put)
+{
+    if (!put->blob)
+        return;
+    store_lock(put->store);
+    put_abort(put);
+    store_unlock(put->store);
 }
 
 static int present(struct store_put *put, struct entry *entry)
@@ -168,7 +204,7 @@ static int publish(struct store_put *put)
     struct store *store = put->store;
     struct entry *entry = store_find(store, put->key);
     if (entry && !put->replace) {
-        store_put_abort(put);
+        put_abort(put);
         return present(put, entry);
     }
     probe_overtake(store, put->key);
@@ -176,7 +212,7 @@ static int publish(struct store_put *put)
     bool again = entry || sketch_knows(store->dropped, table_hash(store->table, put->key));
     entry = entry_for(store, put->key, entry, end_ms > 0);
     if (!entry) {
-        store_put_abort(put);
+        put_abort(put);
         return -ENOMEM;
     }
     entry->version = disk_next_version(store->disk);
@@ -246,7 +282,7 @@ static int kill_first(struct store_put *put)
     };
     int err = disk_kill_start(store->disk, &put->kill, killed);
     if (err) {
-        store_put_abort(put);
+        put_abort(put);
         return err;
     }
     store->pinning += put->pin ? put->size : 0;
@@ -263,36 +299,31 @@ static void killed(struct disk_kill *kill, int err)
     if (err)
         in_doubt(store);
     if (err && put->replace)
-        store_put_abort(put);
+        put_abort(put);
     else
         outcome = overtaken(store, put) ? kill_first(put) : publish(put);
     if (outcome != STORE_PENDING)
-        put->fn(put, outcome);
+        answer_give(&put->answer, outcome);
 }
 
-int store_put_commit(struct store_put *put, store_put_fn fn)
+static int put_commit(struct store_put *put, uint64_t checksum)
 {
     struct store *store = put->store;
-    struct hashing *hashing = put->hashing;
-    CHECK(put->received == put->size);
-    uint64_t checksum = sum_value(&hashing->whole);
     if (put->has_checksum && put->checksum != checksum) {
         store->figures.puts_corrupt++;
-        store_put_abort(put);
+        put_abort(put);
         return KVD_ECORRUPT;
     }
     put->checksum = checksum;
-    blob_zero_tail(put->blob);
     settle_room(put);
-    put->fn = fn;
 
     struct entry *entry = store_find(store, put->key);
     if (entry && !put->replace) {
-        store_put_abort(put);
+        put_abort(put);
         return present(put, entry);
     }
     if (put->pin && !store_may_hold_more(store, put->size)) {
-        store_put_abort(put);
+        put_abort(put);
         return KVD_EBUSY;
     }
     if (!must_kill_first(store, put, entry))
@@ -306,14 +337,36 @@ int store_put_commit(struct store_put *put, store_put_fn fn)
     return kill_first(put);
 }
 
-int store_put_present(struct store_put *put, store_put_fn fn)
+int store_put_commit(struct store_put *put, store_put_fn fn)
+{
+    const struct hashing *hashing = put->hashing;
+    CHECK(put->received == put->size);
+    uint64_t checksum = sum_value(&hashing->whole);
+    blob_zero_tail(put->blob);
+    put->fn = fn;
+    store_lock(put->store);
+    int outcome = put_commit(put, checksum);
+    put->unseen = outcome == STORE_PENDING && put->blob;
+    store_unlock(put->store);
+    return outcome;
+}
+
+static int put_present(struct store_put *put)
 {
     struct entry *entry = store_find(put->store, put->key);
-    put->fn = fn;
     if (entry)
         return present(put, entry);
     if (put->ack_disk)
         return KVD_EBUSY; /* on no disk, and its bytes are skipped: the next try stores them */
     put->store->figures.puts_present++;
     return STORE_PRESENT;
+}
+
+int store_put_present(struct store_put *put, store_put_fn fn)
+{
+    put->fn = fn;
+    store_lock(put->store);
+    int outcome = put_present(put);
+    store_unlock(put->store);
+    return outcome;
 }

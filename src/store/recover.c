@@ -18,7 +18,7 @@ static void opened(void *arg, int err)
     /* What was put before the ceiling was known has versions below those on disk: an older value would win a restart. */
     if (err == 0 && disk_versions_jumped(store->disk))
         table_scan(store->table, 0, span_of(NULL, 0), UINT32_MAX, UINT32_MAX, drop_early, store);
-    store->events.opened(store->events_arg, err);
+    answer_give(&store->opened, err);
 }
 
 /* What ends in the next moment is taken for ended: it may have been so before the restart, if the wall clock was set back a little. */
@@ -96,7 +96,7 @@ static void recovered(void *arg)
     store->recovered = true;
     reclaim_check(store);
     reclaim_objects_check(store);
-    store->events.recovered(store->events_arg);
+    answer_give(&store->all_known, 0);
 }
 
 static bool full(void *arg)

@@ -22,7 +22,7 @@ static void finish_one(struct store_remove *remove, int err)
     if (err && !remove->err)
         remove->err = err;
     if (--remove->kills == 0)
-        remove->fn(remove, remove->err);
+        answer_give(&remove->answer, remove->err);
 }
 
 /* What it names may still be on disk, where a look at its file would find it. */
@@ -97,30 +97,49 @@ static bool may_rise(struct store *store, struct span key)
            disk_kill_pending(store->disk, key);
 }
 
-static void remove_init(struct store *store, struct store_remove *remove, store_remove_fn fn)
+static void remove_tell(struct store_answer *answer)
 {
-    *remove = (struct store_remove){.store = store, .fn = fn};
+    struct store_remove *remove = CONTAINER_OF(answer, struct store_remove, answer);
+    remove->fn(remove, answer->outcome);
 }
 
-int store_remove_start(struct store *store, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn)
+static void remove_init(struct store_desk *desk, struct store_remove *remove, store_remove_fn fn)
 {
-    remove_init(store, remove, fn);
+    *remove = (struct store_remove){.store = desk->store, .fn = fn};
+    answer_init(&remove->answer, desk, remove_tell);
+}
+
+static void remove_key(struct store_remove *remove, struct span key)
+{
+    struct store *store = remove->store;
+    struct entry *entry = store_find(store, key);
+    bool log_it = may_rise(store, key);
+    bool unknown = !entry;
+    probe_overtake(store, key);
+    if (entry) {
+        log_it |= remove_entry(store, entry);
+        remove->removed++;
+    }
+    if (log_it)
+        log_removal(remove, KILL_KEY, key, disk_next_version(store->disk), unknown); /* a newer one may be on disk, not found yet */
+}
+
+int store_remove_start(struct store_desk *desk, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn)
+{
+    struct store *store = desk->store;
+    remove_init(desk, remove, fn);
+    store_lock(store);
+    remove->kills = 1; /* this call: the first may be durable before the last is begun */
     for (uint32_t i = 0; i < count; i++) {
-        if (keys[i].len < 1 || keys[i].len > KEY_MAX_BYTES)
-            continue;
-        struct entry *entry = store_find(store, keys[i]);
-        bool log_it = may_rise(store, keys[i]);
-        bool unknown = !entry;
-        probe_overtake(store, keys[i]);
-        if (entry) {
-            log_it |= remove_entry(store, entry);
-            remove->removed++;
-        }
-        if (log_it)
-            log_removal(remove, KILL_KEY, keys[i], disk_next_version(store->disk), unknown); /* a newer one may be on disk, not found yet */
+        if (keys[i].len >= 1 && keys[i].len <= KEY_MAX_BYTES)
+            remove_key(remove, keys[i]);
+        if (i % STEP_KEYS == STEP_KEYS - 1)
+            store_let_others(store);
     }
     room_changed(store);
-    return remove->kills > 0 ? STORE_PENDING : remove->err;
+    int outcome = --remove->kills > 0 ? STORE_PENDING : remove->err;
+    store_unlock(store);
+    return outcome;
 }
 
 static void remove_older(void *arg, struct entry *entry)
@@ -171,8 +190,10 @@ void entry_renew(struct store *store, struct entry *entry)
     entry->version = disk_next_version(store->disk);
 }
 
-static int many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix)
+static int many_start(struct store_remove *remove, enum kill_kind kind, struct span prefix)
 {
+    struct store *store = remove->store;
+    store_lock(store);
     remove->prefix = prefix;
     remove->version = disk_next_version(store->disk);
     remove->kills = 1; /* the walk itself */
@@ -181,19 +202,21 @@ static int many_start(struct store *store, struct store_remove *remove, enum kil
     log_removal(remove, kind, prefix, remove->version, false);
     probe_overtake_many(store, prefix);
     task_post(&remove->step);
+    store_unlock(store);
     return STORE_PENDING;
 }
 
-int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn)
+int store_remove_many_start(struct store_desk *desk, struct store_remove *remove, enum kill_kind kind, struct span prefix,
+                            store_remove_fn fn)
 {
     CHECK(kind == KILL_PREFIX || kind == KILL_ALL);
-    remove_init(store, remove, fn);
-    return many_start(store, remove, kind, prefix);
+    remove_init(desk, remove, fn);
+    return many_start(remove, kind, prefix);
 }
 
-int store_forget_start(struct store *store, struct store_remove *remove, store_remove_fn fn)
+int store_forget_start(struct store_desk *desk, struct store_remove *remove, store_remove_fn fn)
 {
-    remove_init(store, remove, fn);
+    remove_init(desk, remove, fn);
     remove->own = true;
-    return many_start(store, remove, KILL_ALL, span_of(NULL, 0));
+    return many_start(remove, KILL_ALL, span_of(NULL, 0));
 }

@@ -53,7 +53,7 @@ static void scrub_end(struct store *store, int err)
     list_move_all(&waiters, &scrub->waiters);
     for (struct list *at; (at = list_pop_front(&waiters)) != NULL;) {
         struct store_scrub *wait = CONTAINER_OF(at, struct store_scrub, link);
-        wait->fn(wait, err);
+        answer_give(&wait->answer, err);
     }
 }
 
@@ -249,10 +249,15 @@ static void change_rate(struct store *store, uint64_t bytes_per_s)
     task_post(&scrub->step);
 }
 
-int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn)
+static void scrub_tell(struct store_answer *answer)
+{
+    struct store_scrub *scrub = CONTAINER_OF(answer, struct store_scrub, answer);
+    scrub->fn(scrub, answer->outcome);
+}
+
+static int scrub_join(struct store *store, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run)
 {
     struct scrub *mine = scrub_of(store);
-    CHECK(bytes_per_s > 0);
     if (disk_state(store->disk) == DISK_OFF)
         return KVD_EOFF;
     if (!mine->figures.running && (store->closing || mine->blob))
@@ -261,28 +266,46 @@ int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t b
         scrub_begin(store);
     change_rate(store, bytes_per_s);
     *run = mine->figures.run;
+    if (scrub)
+        list_push_back(&mine->waiters, &scrub->link);
+    return 0;
+}
+
+int store_scrub_start(struct store_desk *desk, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn)
+{
+    CHECK(bytes_per_s > 0);
     if (scrub) {
         scrub->fn = fn;
-        list_push_back(&mine->waiters, &scrub->link);
+        list_init(&scrub->link);
+        answer_init(&scrub->answer, desk, scrub_tell);
     }
-    return 0;
+    store_lock(desk->store);
+    int err = scrub_join(desk->store, scrub, bytes_per_s, run);
+    store_unlock(desk->store);
+    return err;
 }
 
 uint64_t store_scrub_stop(struct store *store)
 {
     const struct store_scrubbed *figures = &scrub_of(store)->figures;
+    store_lock(store);
     uint64_t run = figures->running ? figures->run : 0;
     if (run > 0)
         scrub_end(store, -ECANCELED);
+    store_unlock(store);
     return run;
 }
 
 void store_scrub_leave(struct store_scrub *scrub)
 {
+    struct store *store = scrub->answer.desk->store;
+    store_lock(store);
     list_remove(&scrub->link);
+    (void)answer_take_back(&scrub->answer);
+    store_unlock(store);
 }
 
-void store_scrub_look(const struct store *store, struct store_scrubbed *out)
+void scrub_look(const struct store *store, struct store_scrubbed *out)
 {
     *out = store->scrub.figures;
     if (out->running)

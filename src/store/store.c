@@ -1,6 +1,7 @@
 #include "store/store_impl.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -15,6 +16,24 @@ enum {
     LEASE_TICK_MS = 1000,
     LEASE_STEP = 64,
 };
+
+static void tell_opened(struct store_answer *answer)
+{
+    struct store *store = CONTAINER_OF(answer, struct store, opened);
+    store->events.opened(store->events_arg, answer->outcome);
+}
+
+static void tell_recovered(struct store_answer *answer)
+{
+    struct store *store = CONTAINER_OF(answer, struct store, all_known);
+    store->events.recovered(store->events_arg);
+}
+
+static void tell_closed(struct store_answer *answer)
+{
+    struct store *store = CONTAINER_OF(answer, struct store, closed);
+    store->closed_fn(store->closed_arg);
+}
 
 static void lease_tick(struct timer *timer)
 {
@@ -62,8 +81,8 @@ fail_table:
     return err;
 }
 
-int store_new(struct store **out, struct loop *loop, const struct log *log, const struct store_config *config,
-              const struct store_events *events, void *arg)
+static int make(struct store **out, struct loop *loop, struct loop *home, const struct log *log, const struct store_config *config,
+                const struct store_events *events, void *arg)
 {
     struct store *store = calloc(1, sizeof *store);
     if (!store)
@@ -73,6 +92,10 @@ int store_new(struct store **out, struct loop *loop, const struct log *log, cons
     store->config = *config;
     store->events = *events;
     store->events_arg = arg;
+    store_desk_init(&store->home, store, home);
+    answer_init(&store->opened, &store->home, tell_opened);
+    answer_init(&store->all_known, &store->home, tell_recovered);
+    answer_init(&store->closed, &store->home, tell_closed);
     store->recovered = !config->disk.dir; /* there is nothing to find */
     list_init(&store->waits);
     list_init(&store->starved);
@@ -124,10 +147,25 @@ fail_store:
     return err;
 }
 
+int store_new(struct store **out, struct loop *loop, struct loop *home, const struct log *log, const struct store_config *config,
+              const struct store_events *events, void *arg)
+{
+    loop_lock(loop);
+    int err = make(out, loop, home, log, config, events, arg);
+    loop_unlock(loop);
+    return err;
+}
+
+static void backing_stopped(void *arg)
+{
+    struct store *store = arg;
+    answer_give(&store->closed, 0);
+}
+
 static void disk_closed(void *arg)
 {
     struct store *store = arg;
-    backing_stop(store->backing, store->closed_fn, store->closed_arg);
+    backing_stop(store->backing, backing_stopped, store);
 }
 
 static void close_disk(struct store *store, bool abandon)
@@ -144,26 +182,34 @@ static void close_disk(struct store *store, bool abandon)
 static void last_synced(struct store_sync *sync, int err)
 {
     (void)err; /* logged where it arose; the disk tier closes whatever there is */
-    if (!sync->store->closing)
-        close_disk(sync->store, false);
+    struct store *store = sync->store;
+    store_lock(store);
+    if (!store->closing)
+        close_disk(store, false);
+    store_unlock(store);
 }
 
 void store_close(struct store *store, bool abandon, store_closed_fn fn, void *arg)
 {
+    store_lock(store);
     CHECK(!store->closed_fn);
     store->closed_fn = fn;
     store->closed_arg = arg;
-    if (abandon || store_sync_start(store, &store->last_sync, false, last_synced) != STORE_PENDING)
+    if (abandon || sync_start(&store->home, &store->last_sync, false, last_synced) != STORE_PENDING)
         close_disk(store, abandon);
+    store_unlock(store);
 }
 
 void store_close_hurry(struct store *store)
 {
-    if (!store->closed_fn || store->closing)
-        return;
-    list_remove(&store->last_sync.link);
-    task_cancel(&store->last_sync.step);
-    close_disk(store, true);
+    store_lock(store);
+    if (store->closed_fn && !store->closing) {
+        list_remove(&store->last_sync.link);
+        task_cancel(&store->last_sync.step);
+        (void)answer_take_back(&store->last_sync.answer);
+        close_disk(store, true);
+    }
+    store_unlock(store);
 }
 
 static void forget_all(void *arg, struct entry *entry)
@@ -173,6 +219,8 @@ static void forget_all(void *arg, struct entry *entry)
 
 void store_free(struct store *store)
 {
+    struct loop *loop = store->loop;
+    loop_lock(loop);
     table_scan(store->table, 0, span_of(NULL, 0), UINT32_MAX, UINT32_MAX, forget_all, store);
     load_free_starved(store);
     CHECK(list_empty(&store->waits) && list_empty(&store->writings) && list_empty(&store->evictions) && !store->scrub.blob);
@@ -196,27 +244,42 @@ void store_free(struct store *store)
     pool_free(store->pool);
     backing_free(store->backing);
     free(store);
+    loop_unlock(loop);
 }
 
 void store_quiet(struct store *store)
 {
+    store_lock(store);
     scrub_stop(store);
+    store_unlock(store);
 }
 
 void store_erase(struct store *store)
 {
+    store_lock(store);
     disk_erase(store->disk);
+    store_unlock(store);
 }
 
-int store_erase_err(const struct store *store)
+int store_erase_err(struct store *store)
 {
-    return disk_erase_err(store->disk);
+    store_lock(store);
+    int err = disk_erase_err(store->disk);
+    store_unlock(store);
+    return err;
+}
+
+void unref(struct store *store, struct blob *blob)
+{
+    blob_unref(blob);
+    room_changed(store);
 }
 
 void store_unref(struct store *store, struct blob *blob)
 {
-    blob_unref(blob);
-    room_changed(store);
+    store_lock(store);
+    unref(store, blob);
+    store_unlock(store);
 }
 
 /* Bytes that must drain before so many more fit behind those that wait: out of the queue, or out of memory, which waits for the queue. */
@@ -230,7 +293,7 @@ static uint64_t bytes_behind(const struct store *store, uint64_t bytes)
     return queued > 0 && used + more > pool_size(store->pool) ? used + more - pool_size(store->pool) : 0;
 }
 
-uint64_t store_retry_after_ms(struct store *store, uint64_t bytes)
+static uint64_t retry_after_ms(struct store *store, uint64_t bytes)
 {
     enum { LEAST_MS = 5, MOST_MS = 5000, UNKNOWN_MS = 50 };
     uint64_t behind = bytes_behind(store, bytes);
@@ -247,14 +310,20 @@ uint64_t store_retry_after_ms(struct store *store, uint64_t bytes)
     return max_u64(LEAST_MS, wait);
 }
 
-void store_info(const struct store *store, struct store_info *out)
+uint64_t store_retry_after_ms(struct store *store, uint64_t bytes)
+{
+    store_lock(store);
+    uint64_t ms = retry_after_ms(store, bytes);
+    store_unlock(store);
+    return ms;
+}
+
+static void info(const struct store *store, struct store_info *out)
 {
     struct reclaim_marks marks = reclaim_marks(store);
     *out = (struct store_info){
         .figures = store->figures,
         .disk_state = disk_state_name(store->disk),
-        .disk_off_reason = disk_off_reason(store->disk),
-        .disk_trouble = disk_trouble(store->disk),
         .memory_limit_bytes = pool_size(store->pool),
         .memory_used_bytes = pool_used(store->pool),
         .memory_blobs = pool_blobs(store->pool),
@@ -268,11 +337,22 @@ void store_info(const struct store *store, struct store_info *out)
         .leases = leases_count(store->leases),
         .lease_holds = leases_holds(store->leases),
     };
+    snprintf(out->disk_off_reason, sizeof out->disk_off_reason, "%s", disk_off_reason(store->disk));
+    snprintf(out->disk_trouble, sizeof out->disk_trouble, "%s", disk_trouble(store->disk));
     out->longest_step = store->longest_step;
+    loop_file_counts(store->loop, &out->files);
+    loop_holds(store->loop, &out->holds);
     backing_get_figures(store->backing, &out->backing);
-    store_scrub_look(store, &out->scrub);
+    scrub_look(store, &out->scrub);
     table_sums(store->table, &out->table);
     disk_get_figures(store->disk, &out->disk);
     if (out->disk.longest_announce_us > out->longest_step.us)
         out->longest_step = (struct step){.what = "recovery", .us = out->disk.longest_announce_us};
+}
+
+void store_info(struct store *store, struct store_info *out)
+{
+    store_lock(store);
+    info(store, out);
+    store_unlock(store);
 }

@@ -3,7 +3,10 @@
  * Owns:    the pool, the replica table, the leases, the disk tier, and every decision about what is kept where.
  * Borrows: the loop, the log, requests in the caller's memory.
  * Not its: sockets, frames, msgpack, statuses.
- * Thread:  the loop's. Callbacks come from the loop, never inside the starting call, exactly once, as the last thing done.
+ * Thread:  any: it is a monitor. Its functions take the lock of its loop, hold it for work in memory only, and let go of it between
+ *          batches; what is asked of two loops at once takes effect in some order. A request is one loop's: it is begun, cancelled and
+ *          answered there. Callbacks come from that loop, without the lock, never inside the starting call, exactly once, as the last
+ *          thing done.
  *
  * Many calls can be answered at once or later. They return STORE_PENDING when `fn` will run, and anything else when it
  * will not.
@@ -17,6 +20,7 @@
 #include "base/bytes.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "loop/file.h"
 #include "loop/loop.h"
 #include "meta/lease.h"
 #include "tier/backing.h"
@@ -61,6 +65,9 @@ struct store_config {
     struct disk_config disk;
 };
 
+struct store_desk;
+
+/* From the loop of the desk that store_new() is given. */
 struct store_events {
     /* The disk tier is open, or has failed to (err as disk_events.opened). Once. */
     void (*opened)(void *arg, int err);
@@ -68,8 +75,28 @@ struct store_events {
     void (*recovered)(void *arg);
 };
 
-/* Returns 0, -ENOMEM or another errno. */
-int store_new(struct store **out, struct loop *loop, const struct log *log, const struct store_config *config,
+/* Where one loop stands at the store: what is asked here is answered on its loop. One a loop, the caller's memory until store_free(). */
+struct store_desk {
+    struct store *store;
+    struct loop *loop;
+    /* under the store's lock */
+    struct list answers;
+    bool called;
+    struct task task;
+};
+void store_desk_init(struct store_desk *desk, struct store *store, struct loop *loop);
+
+/* Part of each request that is answered later. The store's. */
+struct store_answer {
+    struct list link;
+    struct store_desk *desk;
+    void (*tell)(struct store_answer *answer);
+    int outcome;
+};
+
+/* `loop` is what the store and its disk live on: timers, files, jobs. One with a lock, where several loops use the store. `home` is where
+ * events are told (and may be the same). Returns 0, -ENOMEM or another errno. */
+int store_new(struct store **out, struct loop *loop, struct loop *home, const struct log *log, const struct store_config *config,
               const struct store_events *events, void *arg);
 /* Write what is queued, and what the policy would have on disk and is not, and close the disk tier, then fn. With `abandon`, what is queued
  * is dropped (and counted). */
@@ -84,7 +111,7 @@ void store_free(struct store *store);
 /* From now on. What is in memory and on no disk stays there until the new policy writes it; every write under way goes on. */
 void store_set_persist(struct store *store, enum persist persist);
 void store_set_when_behind(struct store *store, enum when_behind when_behind);
-enum persist store_persist(const struct store *store);
+enum persist store_persist(struct store *store);
 
 /* ---- waiting for room ---- */
 
@@ -94,12 +121,13 @@ typedef void (*store_wait_fn)(struct store_wait *wait, int err);
 struct store_wait {
     uint64_t bytes; /* the caller's: of the value that waits */
     /* the store's */
+    struct store_answer answer;
     struct store *store;
     struct list link;
     uint64_t until_ms;
     store_wait_fn fn;
 };
-void store_wait_start(struct store *store, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn);
+void store_wait_start(struct store_desk *desk, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn);
 /* Harmless when it is not waiting; fn will not run. It must have been set up by store_wait_init(). */
 void store_wait_init(struct store_wait *wait);
 void store_wait_stop(struct store_wait *wait);
@@ -123,7 +151,9 @@ struct store_put {
     uint64_t checksum; /* what the value's must be, if has_checksum */
     /* set with STORE_OK and STORE_PRESENT */
     uint64_t version;
+    bool unseen; /* set with STORE_PENDING: the value is not shown yet */
     /* the store's */
+    struct store_answer answer;
     struct store *store;
     struct blob *blob;
     void *hashing;
@@ -142,7 +172,7 @@ struct store_put {
 
 /* Begin. STORE_OK: receive; STORE_PRESENT: the key is there and stays: skip the body, then call store_put_present();
  * KVD_EBUSY: the queue to disk is full, or the table: wait and call again; KVD_ETOOLARGE: can never fit; -ENOMEM. */
-int store_put_begin(struct store *store, struct store_put *put);
+int store_put_begin(struct store_desk *desk, struct store_put *put);
 /* Where the next bytes of the body go: *len >= 1 bytes at *base, at most what is missing. 0, KVD_EBUSY (wait, call again), -ENOMEM. */
 int store_put_room(struct store_put *put, void **base, size_t *len);
 /* `len` bytes have come there. */
@@ -174,7 +204,9 @@ struct store_get {
     bool from_disk;
     /* set with STORE_MISS: static text, or NULL for an ordinary miss */
     const char *reason;
+    uint64_t pending_bytes; /* set with STORE_PENDING: the size of the value, if it is known */
     /* the store's */
+    struct store_answer answer;
     struct store *store;
     store_get_fn fn;
     struct list link;
@@ -183,7 +215,7 @@ struct store_get {
     bool looked_again;
 };
 /* STORE_OK, STORE_MISS, STORE_PENDING, or an error. */
-int store_get_start(struct store *store, struct store_get *get, store_get_fn fn);
+int store_get_start(struct store_desk *desk, struct store_get *get, store_get_fn fn);
 /* Give up a pending get: fn will not run. */
 void store_get_cancel(struct store_get *get);
 /* Drop a reference that a get handed out. */
@@ -211,13 +243,15 @@ void store_owner_end(struct store *store, struct lease_owner *owner);
 /* Returns how many changed; beyond the bound of what may be held in memory only, none more. */
 uint32_t store_pin(struct store *store, const struct span *keys, uint32_t count, bool pinned);
 
+enum { STORE_FILE_BYTES = 1536 }; /* node's folder and a name in it */
+
 struct store_stat {
     uint64_t size, version, checksum, age_ms, idle_ms, hits;
     bool pinned, leased;
     bool mortal;
     uint64_t ttl_ms; /* left, if it is mortal */
     bool memory, disk, disk_writing;
-    const char *file; /* borrowed until the loop goes on */
+    char file[STORE_FILE_BYTES];
     uint64_t offset;
 };
 /* STORE_OK or STORE_MISS. */
@@ -228,6 +262,7 @@ struct store_scanned {
     uint64_t size;
     bool memory, disk;
 };
+/* Without the store's lock; the key is borrowed for the call. */
 typedef void (*store_scan_fn)(void *arg, const struct store_scanned *object);
 /* As table_scan(). */
 uint64_t store_scan(struct store *store, uint64_t cursor, struct span prefix, uint32_t limit, store_scan_fn fn, void *arg);
@@ -241,6 +276,7 @@ struct store_remove {
     /* set before STORE_OK and before fn */
     uint64_t removed;
     /* the store's */
+    struct store_answer answer;
     struct store *store;
     store_remove_fn fn;
     uint32_t kills;
@@ -254,11 +290,12 @@ struct store_remove {
     struct task step;
 };
 /* Objects are gone for everybody when this returns; STORE_OK at once when no disk need know. Keys are borrowed for the call. */
-int store_remove_start(struct store *store, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn);
+int store_remove_start(struct store_desk *desk, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn);
 /* Objects put before this call are gone when fn runs; always STORE_PENDING or an error. `prefix` (KILL_PREFIX, borrowed until fn). */
-int store_remove_many_start(struct store *store, struct store_remove *remove, enum kill_kind kind, struct span prefix, store_remove_fn fn);
+int store_remove_many_start(struct store_desk *desk, struct store_remove *remove, enum kill_kind kind, struct span prefix,
+                            store_remove_fn fn);
 /* As a remove of all, but what other nodes have stored in a directory that is shared stays. */
-int store_forget_start(struct store *store, struct store_remove *remove, store_remove_fn fn);
+int store_forget_start(struct store_desk *desk, struct store_remove *remove, store_remove_fn fn);
 
 /* ---- sync, seal ---- */
 
@@ -268,6 +305,7 @@ struct store_sync {
     /* set before fn: writes that failed while we waited */
     uint64_t failed;
     /* the store's */
+    struct store_answer answer;
     struct store *store;
     store_sync_fn fn;
     struct list link;
@@ -281,7 +319,7 @@ struct store_sync {
 /* Write what the policy could still write and is not on disk, the most recently used first; fn(0) when all of it that was put before is on
  * disk and synced, but for `failed` of them; with `seal` the open segment is ended too.
  * STORE_PENDING, or KVD_EOFF / KVD_ECLOSING. */
-int store_sync_start(struct store *store, struct store_sync *sync, bool seal, store_sync_fn fn);
+int store_sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn);
 
 /* ---- memory given up on purpose ---- */
 
@@ -291,6 +329,7 @@ struct store_evict {
     /* set before fn: what left memory */
     uint64_t objects, bytes;
     /* the store's */
+    struct store_answer answer;
     struct store *store;
     store_evict_fn fn;
     uint64_t target;
@@ -301,7 +340,7 @@ struct store_evict {
 /* Have objects leave memory, the least recently used first, until they are `bytes` (UINT64_MAX: all that can): those that are on disk; then
  * those that the policy puts there, when they are written. Nothing is lost, and what is leased or pinned stays. fn runs when it is so, or
  * when nobody else can go. */
-void store_evict_start(struct store *store, struct store_evict *evict, uint64_t bytes, store_evict_fn fn);
+void store_evict_start(struct store_desk *desk, struct store_evict *evict, uint64_t bytes, store_evict_fn fn);
 /* Give it up: fn will not run. What left has left. */
 void store_evict_stop(struct store_evict *evict);
 
@@ -311,7 +350,9 @@ struct store_scrub;
 /* err: 0: all of it was read; -ECANCELED: it was stopped; KVD_ECLOSING, KVD_EOFF: it was broken off. */
 typedef void (*store_scrub_fn)(struct store_scrub *scrub, int err);
 struct store_scrub {
-    struct list link; /* the store's */
+    /* the store's */
+    struct store_answer answer;
+    struct list link;
     store_scrub_fn fn;
 };
 struct store_scrubbed {
@@ -327,12 +368,11 @@ struct store_scrubbed {
 };
 /* Read every record that is on disk, a little at a time and `bytes_per_s` at most, judge it, and drop what is bad. One at a time: when one
  * is running, this joins it (and its rate counts). `scrub` NULL: nobody waits; otherwise fn runs at its end. *run is set. 0 or KVD_EOFF. */
-int store_scrub_start(struct store *store, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn);
+int store_scrub_start(struct store_desk *desk, struct store_scrub *scrub, uint64_t bytes_per_s, uint64_t *run, store_scrub_fn fn);
 /* End the one that is running. Its number; 0: none is. */
 uint64_t store_scrub_stop(struct store *store);
 /* Wait no longer: fn will not run; it goes on. */
 void store_scrub_leave(struct store_scrub *scrub);
-void store_scrub_look(const struct store *store, struct store_scrubbed *out);
 
 /* ---- segments ---- */
 
@@ -346,6 +386,7 @@ struct store_segment {
     bool was_read;    /* since start */
     uint64_t idle_ms; /* since the last read of it, if it was read */
 };
+/* Without the store's lock. */
 typedef void (*store_segment_fn)(void *arg, const struct store_segment *segment);
 /* Up to `limit` of them in the order of their numbers, those after `cursor` (0: the first). Returns the cursor to go on from, 0 at the end.
  */
@@ -358,7 +399,7 @@ void store_quiet(struct store *store);
 /* The store_close() that follows deletes the node's folder: what in it is kvd's own. */
 void store_erase(struct store *store);
 /* After fn of store_close(): 0, or why some of it is still there. */
-int store_erase_err(const struct store *store);
+int store_erase_err(struct store *store);
 
 /* ---- figures ---- */
 
@@ -407,13 +448,18 @@ struct step {
     uint64_t us;
 };
 
+enum { STORE_REASON_BYTES = 512 };
+
 struct store_info {
     struct store_figures figures;
     struct step longest_step;
     struct table_sums table;
     struct disk_figures disk;
     struct backing_figures backing;
-    const char *disk_state, *disk_off_reason, *disk_trouble;
+    const char *disk_state;
+    char disk_off_reason[STORE_REASON_BYTES], disk_trouble[STORE_REASON_BYTES];
+    struct file_counts files;
+    struct loop_holds holds; /* of the lock; nothing where there is one loop */
     uint64_t memory_limit_bytes, memory_used_bytes, memory_blobs;
     uint64_t held_memory_only_bytes;
     uint64_t inflight_bytes, inflight_limit_bytes;
@@ -422,6 +468,6 @@ struct store_info {
     struct store_scrubbed scrub;
     uint64_t reclaim_high_bytes, reclaim_low_bytes, rewrite_budget_bytes;
 };
-void store_info(const struct store *store, struct store_info *out);
+void store_info(struct store *store, struct store_info *out);
 
 #endif

@@ -123,12 +123,15 @@ struct reclaim {
     bool earned; /* since the last tick */
 };
 
+/* All of it under the loop's lock, but for what never changes: loop, log, pool's place and size. */
 struct store {
     struct loop *loop;
     const struct log *log;
     struct store_config config;
     struct store_events events;
     void *events_arg;
+    struct store_desk home;
+    struct store_answer opened, all_known, closed; /* events */
 
     struct backing *backing;
     struct pool *pool;
@@ -204,6 +207,30 @@ struct store {
     struct step longest_step;
 };
 
+static inline void store_lock(struct store *store)
+{
+    loop_lock(store->loop);
+}
+
+static inline void store_unlock(struct store *store)
+{
+    loop_unlock(store->loop);
+}
+
+/* In the midst of a long batch: others have their turn. What was found in the table must be found again. */
+static inline void store_let_others(struct store *store)
+{
+    loop_unlock(store->loop);
+    loop_lock(store->loop);
+}
+
+/* desk.c */
+void answer_init(struct store_answer *answer, struct store_desk *desk, void (*tell)(struct store_answer *answer));
+/* The request is over: `tell` runs on its loop. It may be gone once the lock is let go. */
+void answer_give(struct store_answer *answer, int outcome);
+/* On the request's loop: it is cancelled. True: it was over, and `tell` has not run and will not. */
+bool answer_take_back(struct store_answer *answer);
+
 /* Around each step of background work: `what` is static. */
 static inline uint64_t step_begin(void)
 {
@@ -238,12 +265,22 @@ static inline bool entry_held(const struct entry *entry)
 bool store_may_hold(const struct store *store, const struct entry *entry);
 bool store_may_hold_more(const struct store *store, uint64_t bytes);
 
+/* Drop a reference. */
+void unref(struct store *store, struct blob *blob);
+
+/* put.c: it holds nothing afterwards */
+void put_abort(struct store_put *put);
+
+/* load.c: note the use of a batch */
+void touch(struct store *store, const struct span *keys, uint32_t count);
+
 /* give.c: somebody's write has ended */
 void evictions_check(struct store *store);
 
 /* scrub.c */
 void scrub_setup(struct store *store);
 void scrub_stop(struct store *store);
+void scrub_look(const struct store *store, struct store_scrubbed *out);
 
 /* expire.c */
 void expire_setup(struct store *store);
@@ -297,6 +334,8 @@ void policy_touched(struct store *store, struct entry *entry);
 void policy_drop(struct store *store, struct entry *entry, bool shed);
 
 /* persist.c */
+/* As store_sync_start(), for whoever holds the lock. */
+int sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn);
 /* Queue the object for disk. 0, or why not (counted). */
 int persist_start(struct store *store, struct entry *entry);
 bool persist_queue_has_room(const struct store *store);

@@ -452,7 +452,7 @@ Test(store_order, a_batch_remove_waits_for_all_and_says_the_first_error)
     put_on_both("c", 3, SMALL);
     struct span keys[] = {span_text("a"), span_text("none"), span_text("b"), span_text("c"), span_text("a")};
     struct removing removing = {.outcome = NOT_ENDED};
-    cr_assert_eq(store_remove_start(bench.store, &removing.remove, keys, 5, remove_ended), STORE_PENDING);
+    cr_assert_eq(store_remove_start(&bench.store->home, &removing.remove, keys, 5, remove_ended), STORE_PENDING);
     cr_assert_eq(removing.remove.removed, 3);
     fake_kill_end(bench.disk, 0);
     fake_kill_end(bench.disk, -EIO);
@@ -777,7 +777,7 @@ static void sync_ended(struct store_sync *store_sync, int err)
 static int sync_go(struct syncing *syncing)
 {
     *syncing = (struct syncing){.err = NOT_ENDED};
-    return store_sync_start(bench.store, &syncing->sync, false, sync_ended);
+    return store_sync_start(&bench.store->home, &syncing->sync, false, sync_ended);
 }
 
 Test(store_order, a_sync_waits_for_the_writes_before_it_and_no_others)

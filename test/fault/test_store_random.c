@@ -261,7 +261,7 @@ static void step_get(void)
         op->get.get.offset = random_below(400000);
         op->get.get.length = random_below(100000);
     }
-    int outcome = store_get_start(bench.store, &op->get.get, get_called);
+    int outcome = store_get_start(&bench.store->home, &op->get.get, get_called);
     if (outcome != STORE_PENDING)
         get_done(op, outcome);
 }
@@ -309,7 +309,7 @@ static void step_remove(void)
     struct span key = span_text(names[op->key]);
     op->version = bench.disk->version;
     model.keys[op->key].wishes++;
-    int outcome = store_remove_start(bench.store, &op->removing.remove, &key, 1, remove_called);
+    int outcome = store_remove_start(&bench.store->home, &op->removing.remove, &key, 1, remove_called);
     raise(&model.keys[op->key].floor, op->version);
     if (outcome != STORE_PENDING)
         remove_done(op, outcome);
@@ -326,7 +326,7 @@ static void step_remove_many(void)
         model.keys[i].wishes += all || prefix_in(i, "a");
         model.keys[i].wishes_many += all || prefix_in(i, "a");
     }
-    int outcome = store_remove_many_start(bench.store, &op->removing.remove, all ? KILL_ALL : KILL_PREFIX,
+    int outcome = store_remove_many_start(&bench.store->home, &op->removing.remove, all ? KILL_ALL : KILL_PREFIX,
                                           all ? span_of(NULL, 0) : span_text("a"), remove_called);
     expect(outcome == STORE_PENDING, "removal of many is answered at once");
 }
@@ -374,7 +374,7 @@ static void sync_called(struct store_sync *sync, int err)
 static void step_sync(void)
 {
     struct op *op = op_new(OP_SYNC, 0);
-    if (op && store_sync_start(bench.store, &op->sync, one_in(3), sync_called) != STORE_PENDING)
+    if (op && store_sync_start(&bench.store->home, &op->sync, one_in(3), sync_called) != STORE_PENDING)
         op->kind = OP_FREE;
 }
 

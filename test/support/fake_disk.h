@@ -56,6 +56,7 @@ struct disk {
     struct loop *loop;
     struct disk_events events;
     void *arg;
+    void (*told)(void); /* the test's: after each answer */
     enum disk_state state;
     bool jumped, closing, abandon, erased;
     bool objects; /* the test's: it is said that objects are files */
@@ -207,6 +208,13 @@ static inline struct fake_record *fake_write_run(struct disk *disk, struct disk_
     return record;
 }
 
+/* The store gives answers to a desk: who waits is told at once, so that a test can look. */
+static inline void fake_told(struct disk *disk)
+{
+    if (disk->told)
+        disk->told();
+}
+
 static inline void fake_write_end(struct disk *disk, struct disk_write *write, int err)
 {
     struct fake_record *record = write->slot;
@@ -220,6 +228,7 @@ static inline void fake_write_end(struct disk *disk, struct disk_write *write, i
     disk->queued_bytes -= write->bytes;
     disk_write_fn fn = write->fn;
     fn(write, err);
+    fake_told(disk);
 }
 
 /* The first try failed; it is queued for another segment. */
@@ -266,6 +275,7 @@ static inline void fake_kill_end(struct disk *disk, int err)
     }
     disk_kill_fn fn = kill->fn;
     fn(kill, err);
+    fake_told(disk);
 }
 
 static inline void fake_kill_all(struct disk *disk)
@@ -294,6 +304,7 @@ static inline void fake_sync_end(struct disk *disk, unsigned index, int err)
     }
     disk_sync_fn fn = sync->fn;
     fn(sync, err);
+    fake_told(disk);
 }
 
 static inline void fake_sync_all(struct disk *disk)
@@ -324,6 +335,7 @@ static inline void fake_read_end(struct disk *disk, unsigned index, int err)
     read->where.segment->reads--;
     disk_read_fn fn = read->fn;
     fn(read, err);
+    fake_told(disk);
 }
 
 static inline void fake_read_all(struct disk *disk)
@@ -366,6 +378,7 @@ static inline void fake_opened(struct disk *disk, int err, uint64_t version)
     while (err && !list_empty(&disk->kills))
         fake_kill_end(disk, KVD_EOFF);
     disk->events.opened(disk->arg, err);
+    fake_told(disk);
 }
 
 static inline bool fake_kill_covers(enum kill_kind kind, struct span name, uint64_t version, const struct fake_record *record)
@@ -442,6 +455,7 @@ static inline void fake_recovered(struct disk *disk)
 {
     disk->state = DISK_ON;
     disk->events.recovered(disk->arg);
+    fake_told(disk);
 }
 
 /* Could a restart show a record of this key with a version up to `version`? */
@@ -480,6 +494,7 @@ static inline void fake_close_end(struct disk *disk)
     fake_read_all(disk);
     disk->state = DISK_OFF;
     disk->closed_fn(disk->closed_arg);
+    fake_told(disk);
 }
 
 static inline struct disk *fake_disk_new(void)
@@ -911,6 +926,7 @@ static inline void fake_probe_end(struct disk *disk, int err, uint64_t version, 
     probe->found = (struct disk_found){.key = probe->key, .version = version, .size = 1, .where = {.segment = segment, .block = 77}};
     disk_probe_fn fn = probe->fn;
     fn(probe, err);
+    fake_told(disk);
 }
 
 const char *disk_file_of(struct disk *disk, const struct disk_where *where, struct span key)

@@ -110,15 +110,26 @@ static inline void bench_fix_order(struct store *store)
     cr_assert_eq(leases_new(&store->leases, store->table, 1000, 1), 0);
 }
 
+/* What the desk's task would do on the next turn. */
+static inline void bench_told(void)
+{
+    struct store_desk *desk = &bench.store->home;
+    while (desk->called) {
+        task_cancel(&desk->task);
+        desk->task.fn(&desk->task);
+    }
+}
+
 static inline void bench_begin(const struct store_config *config)
 {
     static const struct store_events events = {.opened = bench_opened, .recovered = bench_recovered};
     bench = (struct bench){.opened = NOT_ENDED};
     struct loop_options options = {.job_threads = 1, .io_threads = 1, .forbid_ring = true};
     cr_assert_eq(loop_new(&bench.loop, &options, &bench_log), 0);
-    cr_assert_eq(store_new(&bench.store, bench.loop, &bench_log, config, &events, &bench), 0);
+    cr_assert_eq(store_new(&bench.store, bench.loop, bench.loop, &bench_log, config, &events, &bench), 0);
     bench_fix_order(bench.store);
     bench.disk = fake_disk;
+    bench.disk->told = bench_told;
     lease_owner_init(&bench.owner);
     task_init(&bench.turn, bench.loop, bench_turn);
 }
@@ -239,7 +250,7 @@ static inline int put_begin(struct put *put, const char *key, unsigned flags, ui
     put->put.ack_disk = flags & ACK_DISK;
     put->put.pin = flags & PIN;
     put->put.ttl_ms = bench.ttl_ms;
-    return store_put_begin(bench.store, &put->put);
+    return store_put_begin(&bench.store->home, &put->put);
 }
 
 /* Let up to `len` more bytes of the body come. 0, or what store_put_room() said. */
@@ -314,7 +325,7 @@ static inline int get_range(struct get *get, const char *key, uint64_t offset, u
     get->get.key = span_text(key);
     get->get.offset = offset;
     get->get.length = length;
-    int outcome = store_get_start(bench.store, &get->get, get_ended);
+    int outcome = store_get_start(&bench.store->home, &get->get, get_ended);
     if (outcome != STORE_PENDING)
         get_ended(&get->get, outcome);
     return outcome;
@@ -418,7 +429,7 @@ static inline int remove_go(struct removing *removing, const char *key)
 {
     struct span span = span_text(key);
     *removing = (struct removing){.outcome = NOT_ENDED};
-    int outcome = store_remove_start(bench.store, &removing->remove, &span, 1, remove_ended);
+    int outcome = store_remove_start(&bench.store->home, &removing->remove, &span, 1, remove_ended);
     if (outcome != STORE_PENDING)
         remove_ended(&removing->remove, outcome);
     return outcome;
@@ -427,7 +438,7 @@ static inline int remove_go(struct removing *removing, const char *key)
 static inline int remove_many_go(struct removing *removing, enum kill_kind kind, struct span prefix)
 {
     *removing = (struct removing){.outcome = NOT_ENDED};
-    int outcome = store_remove_many_start(bench.store, &removing->remove, kind, prefix, remove_ended);
+    int outcome = store_remove_many_start(&bench.store->home, &removing->remove, kind, prefix, remove_ended);
     if (outcome != STORE_PENDING)
         remove_ended(&removing->remove, outcome);
     return outcome;

@@ -20,7 +20,7 @@ static void scrub_go(struct scrubbing *scrubbing)
 {
     uint64_t run = 0;
     *scrubbing = (struct scrubbing){.err = NOT_ENDED};
-    cr_assert_eq(store_scrub_start(bench.store, &scrubbing->scrub, UINT64_MAX / MIB, &run, scrub_ended), 0);
+    cr_assert_eq(store_scrub_start(&bench.store->home, &scrubbing->scrub, UINT64_MAX / MIB, &run, scrub_ended), 0);
     cr_assert_gt(run, 0);
     settle();
 }
@@ -164,7 +164,7 @@ Test(scrub, who_waits_for_room_comes_first)
     store_wait_init(&wait);
     struct scrubbing scrubbing;
     scrub_go(&scrubbing);
-    store_wait_start(bench.store, &wait, 1000000, wait_on);
+    store_wait_start(&bench.store->home, &wait, 1000000, wait_on);
     fake_read_end(bench.disk, 0, 0);
     settle();
     cr_assert_eq(fake_count(&bench.disk->reads), 0, "it read on while a put waits for room");
@@ -188,10 +188,11 @@ Test(scrub, broken_off_in_the_middle_of_a_read)
     cr_assert_eq(info().scrub.run, 1, "one at a time");
     store_scrub_leave(&second.scrub);
     store_quiet(bench.store);
+    bench_told();
     cr_assert(scrubbing.ended == 1 && scrubbing.err == KVD_ECLOSING && second.ended == 0);
     cr_assert_not(info().scrub.running);
     uint64_t run;
-    cr_assert_eq(store_scrub_start(bench.store, NULL, 1, &run, NULL), KVD_ECLOSING, "its read is still under way");
+    cr_assert_eq(store_scrub_start(&bench.store->home, NULL, 1, &run, NULL), KVD_ECLOSING, "its read is still under way");
     fake_read_end(bench.disk, 0, 0);
     settle();
     cr_assert_eq(fake_count(&bench.disk->reads), 0);
@@ -225,7 +226,7 @@ Test(give, in_steps_and_no_more_than_asked_for)
     bench_begin_usual();
     put_many(COUNT);
     struct giving giving = {.ended = 0};
-    store_evict_start(bench.store, &giving.evict, 150 * 100, gave);
+    store_evict_start(&bench.store->home, &giving.evict, 150 * 100, gave);
     uint64_t before = 0;
     for (unsigned turn = 0; !giving.ended; turn++) {
         cr_assert_lt(turn, 20);
@@ -250,7 +251,7 @@ Test(give, what_is_held_or_would_be_lost_stays)
     put_on_both("leased", 3, SMALL);
     cr_assert(pin("pinned", true) && lease_of("leased", 60000) != 0);
     struct giving giving = {.ended = 0};
-    store_evict_start(bench.store, &giving.evict, UINT64_MAX, gave);
+    store_evict_start(&bench.store->home, &giving.evict, UINT64_MAX, gave);
     settle();
     cr_assert(giving.ended == 1 && giving.evict.objects == 0);
     expect_value("only", 1, SMALL);
@@ -268,7 +269,7 @@ Test(give, what_belongs_on_disk_is_written_first)
     put_ok("b", 2, SMALL);
     store_set_persist(bench.store, PERSIST_WRITE_THROUGH);
     struct giving giving = {.ended = 0};
-    store_evict_start(bench.store, &giving.evict, UINT64_MAX, gave);
+    store_evict_start(&bench.store->home, &giving.evict, UINT64_MAX, gave);
     settle();
     cr_assert_eq(giving.ended, 0, "it left though it is on no disk");
     cr_assert_eq(where_is("a"), IN_MEMORY);
@@ -288,7 +289,7 @@ Test(give, a_write_that_fails_ends_it)
     put_ok("a", 1, SMALL);
     store_set_persist(bench.store, PERSIST_WRITE_THROUGH);
     struct giving giving = {.ended = 0};
-    store_evict_start(bench.store, &giving.evict, UINT64_MAX, gave);
+    store_evict_start(&bench.store->home, &giving.evict, UINT64_MAX, gave);
     settle();
     fake_write_run(bench.disk, fake_write_at(&bench.disk->queue, 0));
     fake_write_end(bench.disk, fake_write_at(&bench.disk->running, 0), -EIO);
@@ -307,7 +308,7 @@ Test(give, stopped_while_it_waits)
     put_ok("a", 1, SMALL);
     store_set_persist(bench.store, PERSIST_WRITE_THROUGH);
     struct giving giving = {.ended = 0};
-    store_evict_start(bench.store, &giving.evict, UINT64_MAX, gave);
+    store_evict_start(&bench.store->home, &giving.evict, UINT64_MAX, gave);
     settle();
     store_evict_stop(&giving.evict);
     fake_write_all(bench.disk);

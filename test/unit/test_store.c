@@ -360,7 +360,7 @@ static void wait_go(struct waiter *waiter, uint64_t ms)
     waiter->ended = 0;
     store_wait_init(&waiter->wait);
     waiter->wait.bytes = 0;
-    store_wait_start(bench.store, &waiter->wait, ms, waited);
+    store_wait_start(&bench.store->home, &waiter->wait, ms, waited);
 }
 
 Test(store, bodies_under_way_are_bounded_and_one_end_lets_the_next_begin)
@@ -617,7 +617,7 @@ Test(store, ill_formed_keys_are_absent)
     store_match(bench.store, keys, 3, 0, true, &bench.owner, &matched);
     cr_assert_eq(matched.count, 0);
     struct removing removing = {.outcome = NOT_ENDED};
-    cr_assert_eq(store_remove_start(bench.store, &removing.remove, keys, 3, remove_ended), STORE_OK);
+    cr_assert_eq(store_remove_start(&bench.store->home, &removing.remove, keys, 3, remove_ended), STORE_OK);
     cr_assert_eq(removing.remove.removed, 1);
     bench_end();
 }

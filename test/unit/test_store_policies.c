@@ -366,7 +366,7 @@ Test(store_policies, who_is_told_to_come_back_finds_room_then)
     cr_assert_lt(alone, last / 50);
     struct store_wait wait = {.bytes = 50 * MIB};
     store_wait_init(&wait);
-    store_wait_start(bench.store, &wait, 60000, nobody_waits);
+    store_wait_start(&bench.store->home, &wait, 60000, nobody_waits);
     cr_assert_geq(store_retry_after_ms(bench.store, BLOCK), alone + 400, "who waits already comes first");
     store_wait_stop(&wait);
     cr_assert_eq(bench.store->wait_bytes, 0);
@@ -391,7 +391,7 @@ static void sync_ended(struct store_sync *sync, int err)
 static void sync_go(struct syncing *syncing)
 {
     *syncing = (struct syncing){0};
-    cr_assert_eq(store_sync_start(bench.store, &syncing->sync, false, sync_ended), STORE_PENDING);
+    cr_assert_eq(store_sync_start(&bench.store->home, &syncing->sync, false, sync_ended), STORE_PENDING);
     settle();
 }
 
