@@ -16,7 +16,7 @@
 int conn_open(struct conn *conn, uint16_t port, size_t ahead_most, size_t out_room)
 {
     struct sockaddr_in where = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
-    int on = 1;
+    const int on = 1, send_bytes = CONN_SEND_BYTES;
 
     conn->ahead_most = ahead_most;
     conn->at = conn->end = conn->out_at = conn->out_count = 0;
@@ -24,7 +24,8 @@ int conn_open(struct conn *conn, uint16_t port, size_t ahead_most, size_t out_ro
     conn->out = calloc(out_room, sizeof *conn->out);
     conn->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (!conn->out || conn->fd < 0 || connect(conn->fd, (const struct sockaddr *)&where, sizeof where) < 0 ||
-        setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0)
+        setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
+        setsockopt(conn->fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof send_bytes) < 0)
         return conn->out ? -errno : -ENOMEM;
     return 0;
 }

@@ -14,6 +14,7 @@
 #include <sys/uio.h>
 
 enum { CONN_AHEAD_BYTES = 65536, CONN_AHEAD_BEHIND_VALUES = 512 };
+enum { CONN_SEND_BYTES = 256 << 10 }; /* on its way at most, as libkvd has it within a host: more would leave the caches unread */
 
 struct conn {
     int fd;

@@ -3,11 +3,11 @@
  *     pair [--pool SIZE]        a line of output when it is ready, then a job a line of standard input, bytes a second of each a line of
  *                               output
  *
- * A job: get|put [size=SIZE] [connections=N] [seconds=S]. `get`: the server sends messages from random places of a mapping as large as a
- * pool (pool.h), the client receives all of a connection into one buffer of the message's size. `put`: the client sends from random places
- * of such a mapping, the server receives into random places of its own. Server and client are two processes of one thread each. Nothing is
- * parsed, checked or answered: what comes out is what the socket gives on this machine in this minute. The first tenth of the time does not
- * count.
+ * A job: get|put [size=SIZE] [connections=N] [seconds=S] [send-buffer=SIZE] (else the kernel's choice). `get`: the server sends messages
+ * from random places of a mapping as large as a pool (pool.h), the client receives all of a connection into one buffer of the message's
+ * size. `put`: the client sends from random places of such a mapping, the server receives into random places of its own. Server and client
+ * are two processes of one thread each. Nothing is parsed, checked or answered: what comes out is what the socket gives on this machine in
+ * this minute. The first tenth of the time does not count.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -33,6 +33,7 @@ enum { MAX_CONNECTIONS = 256, WARM_UP_PERCENT = 10, TURN_BYTES = 1 << 20, LINE_B
 struct plan { /* what the client sends first on each connection */
     bool put;
     uint64_t size, connections;
+    uint64_t send_buffer; /* 0: as the kernel has it */
     double seconds;
 };
 
@@ -122,10 +123,12 @@ static double run(struct side *side, double seconds)
     return (double)bytes / (now - counted_from);
 }
 
-static void tune(int fd)
+static void tune(int fd, const struct plan *plan)
 {
-    int on = 1;
+    const int on = 1, send_buffer = (int)plan->send_buffer;
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    if (send_buffer > 0)
+        (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_buffer, sizeof send_buffer);
 }
 
 static void hang_up(struct side *side)
@@ -141,9 +144,9 @@ static int accept_one(int listener, struct plan *plan)
     const int fd = accept(listener, NULL, NULL);
     if (fd < 0)
         die("accept");
-    tune(fd);
     if (recv(fd, plan, sizeof *plan, MSG_WAITALL) != sizeof *plan)
         die("recv");
+    tune(fd, plan);
     return fd;
 }
 
@@ -175,7 +178,7 @@ static double ask(const struct plan *plan, const struct pool *pool, const struct
         side.streams[i] = (struct stream){.fd = fd, .number = i << 40};
         if (fd < 0 || connect(fd, (const struct sockaddr *)where, sizeof *where) < 0)
             die("connect");
-        tune(fd);
+        tune(fd, plan);
         if (send(fd, plan, sizeof *plan, MSG_NOSIGNAL) != sizeof *plan)
             die("send");
     }
@@ -189,6 +192,8 @@ static bool take_word(struct plan *plan, const char *word)
 {
     if (strncmp(word, "size=", 5) == 0)
         return text_to_size(word + 5, &plan->size) && plan->size > 0;
+    if (strncmp(word, "send-buffer=", 12) == 0)
+        return text_to_size(word + 12, &plan->send_buffer) && plan->send_buffer <= GIB;
     if (strncmp(word, "connections=", 12) == 0)
         return text_to_u64(word + 12, &plan->connections) && plan->connections >= 1 && plan->connections <= MAX_CONNECTIONS;
     return strncmp(word, "seconds=", 8) == 0 && (plan->seconds = atof(word + 8)) > 0;
