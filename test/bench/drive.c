@@ -26,7 +26,7 @@
 #include "test/bench/pool.h"
 #include "test/bench/talk.h"
 
-enum { MAX_DEPTH = 4096, MAX_BATCH = 4096, MAX_CONNECTIONS = 256, MAX_WORDS = 32, READY = 16, LINE_BYTES = 1024 };
+enum { MAX_DEPTH = 4096, MAX_BATCH = 4096, MAX_CONNECTIONS = 256, MAX_WORDS = 32, READY = 16, LINE_BYTES = 1024, LEAST_OPS = 2 };
 enum { LARGE_BYTES = 256 << 10 }; /* from here on a request is sent as soon as there is room for it; below, half a window at once */
 
 #define CHECKED_BYTES (128 * MIB) /* read again at most */
@@ -94,6 +94,12 @@ static uint64_t scattered(const struct job *job, uint64_t ticket)
     }
 }
 
+/* A slow one goes on until it has answered often enough for a rate. */
+static bool time_is_over(const struct worker *worker, uint64_t now_ns)
+{
+    return now_ns >= worker->job->end_ns && (worker->job->once || worker->ops >= LEAST_OPS);
+}
+
 static bool pick(struct worker *worker, uint64_t now_ns, uint64_t *number)
 {
     struct job *job = worker->job;
@@ -101,7 +107,7 @@ static bool pick(struct worker *worker, uint64_t now_ns, uint64_t *number)
         *number = worker->again[--worker->again_count];
         return true;
     }
-    if (now_ns >= job->end_ns || crew_stopped(&job->crew))
+    if (time_is_over(worker, now_ns) || crew_stopped(&job->crew))
         return false;
     if (!job->once) {
         *number = job->first + pool_mix(worker->random++) % job->keys;
@@ -198,7 +204,7 @@ static void count(struct worker *worker, const struct slot *slot, const struct a
 {
     const struct job *job = worker->job;
     const uint64_t now_ns = crew_now_ns();
-    if (!job->once && (now_ns < job->counted_from_ns || now_ns > job->end_ns))
+    if (!job->once && (now_ns < job->counted_from_ns || time_is_over(worker, now_ns)))
         return;
     if (worker->ops == 0)
         worker->first_done_ns = now_ns;
@@ -436,7 +442,7 @@ static bool parse(struct job *job, char *line)
 /* Each connection by itself: from its first answer that counts to its last. With `once`: all of it, from the start on. */
 static double rate_of(const struct job *job, const struct worker *worker)
 {
-    if (job->once || worker->ops < 2 || worker->last_done_ns == worker->first_done_ns)
+    if (job->once || worker->ops < LEAST_OPS || worker->last_done_ns == worker->first_done_ns)
         return (double)worker->ops * 1e9 / (double)max_u64(worker->last_done_ns - (job->once ? job->begun_ns : job->counted_from_ns), 1);
     return (double)(worker->ops - 1) * 1e9 / (double)(worker->last_done_ns - worker->first_done_ns);
 }

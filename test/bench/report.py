@@ -115,6 +115,22 @@ def machine(folder):
             f"{mount or 'an unknown file system'}")
 
 
+MARKS = ("<!-- bench: by scripts/bench --write-page -->", "<!-- /bench -->")
+
+
+def page_part(results, folder):
+    least = min((result["rounds"] for result in results if result["kvd"] is not None), default=0)
+    return f"On {machine(folder)}. Medians of {least} rounds or more.\n\n{markdown(results)}"
+
+
+def write_page(path, part):
+    before, mark, rest = path.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (mark and end):
+        raise SystemExit(f"bench: {path} has no marks: {' ... '.join(MARKS)}")
+    path.write_text(f"{before}{mark}\n\n{part}\n\n{end}{after}")
+
+
 # ---- as a picture ----
 
 PLOT = """set terminal svg size 1200,900 dynamic font 'sans,12' background 'white'

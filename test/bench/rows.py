@@ -163,11 +163,11 @@ class Memory:
 
     def cross_check(self, op, size, connections, depth):
         """Its own client against the same server: keys of its own, all of them put by it first."""
-        keys, port = max(self.scale.pool // 4 // size, 1), self.port("redis")
+        keys, port = max(self.scale.pool // 16 // size, 1), self.port("redis")
         if self.filled.get("redis-benchmark") != size:
             c.redis_benchmark(port, "set", size, connections, depth, keys, 8 * keys)
             self.filled["redis-benchmark"] = size
-        return c.redis_benchmark(port, "set" if op == "put" else op, size, connections, depth, keys, int(self.seconds(size) * 3e9 / size) + 100)
+        return c.redis_benchmark(port, "set" if op == "put" else op, size, connections, depth, keys, int(self.seconds(size) * 2e9 / size) + 100)
 
     def kvctl_bench(self, op, size, connections, depth):
         got = harness.kvctl_json("bench", "--op", op, "--size", size, "--connections", connections, "--depth", depth, "--keys",
