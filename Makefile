@@ -257,9 +257,12 @@ SEEDS ?= 1-2000
 SIM_SRC := $(filter-out src/loop/% src/main.c,$(SERVER_SRC)) $(sort $(wildcard test/sim/*.c))
 # What is looked at, or broken on purpose, on its way: heap.c, sim_loop.c, plant.c.
 SIM_WRAPS := malloc calloc realloc aligned_alloc free strdup asprintf check_failed table_drop table_set_place disk_segment_kill_start \
-    disk_kill_start disk_kill_pending disk_sync_start disk_read_start disk_write_start persist_detach lease_add blob_unref session_reply
+    disk_kill_start disk_kill_pending disk_sync_start disk_read_start disk_write_start persist_detach lease_add blob_unref session_reply \
+    probe_first
 SIM_PLANTS := version-unseen remove-forgets-write remove-at-once short-unseen torn-unseen lease-ignored buffer-reused sync-lies ack-early \
     lost-reply leak
+# Of what only a second host sees.
+TWO_HOSTS_PLANTS := file-unchecked remove-own-only
 SWEEP_PLANTS := kill-unseen
 
 SWEEP_SEEDS ?= 1-2
@@ -277,6 +280,7 @@ sim-crash: ## crash after the k-th change of the disk, for every k of the worklo
 sim-plants: ## does the judge find each of the bugs that are planted on purpose?
 	+@$(SUBMAKE) VARIANT=sim build/sim
 	@for plant in $(SIM_PLANTS); do echo "  PLANT $$plant"; build/sim --plant $$plant --seeds 1-20000 --must-fail; done
+	@for plant in $(TWO_HOSTS_PLANTS); do echo "  PLANT $$plant, with two hosts"; build/sim --plant $$plant --two-hosts --seeds 1-20000 --must-fail; done
 	@for plant in $(SWEEP_PLANTS); do echo "  PLANT $$plant, by crashes at every write"; build/sim --plant $$plant --crash-sweep --seeds 1-2 --must-fail; done
 
 sim-asan: ## the simulator with AddressSanitizer and UndefinedBehaviorSanitizer

@@ -9,7 +9,7 @@
 #include "proto/msg.h"
 #include "sim.h"
 
-enum { CLIENTS_MOST = 6, PATIENCE_US = 180 * SECOND, LITTLE_PATIENCE_US = 60 * SECOND, LEASES_MOST = 8 };
+enum { CLIENTS_MOST = 7, PATIENCE_US = 180 * SECOND, LITTLE_PATIENCE_US = 60 * SECOND, LEASES_MOST = 8 };
 
 struct request {
     struct list link; /* client->requests */
@@ -104,7 +104,8 @@ static size_t begin_call(struct client *client, enum call_kind kind, unsigned ke
     struct call *call = &sim->history.calls[index];
     call->wire = client->wire_number;
     call->life = client->life;
-    call->recovered = sim->life && sim->life->number == client->life && sim->life->open && sim->life->server.store->recovered;
+    call->recovered =
+        sim->host->life && sim->host->life->number == client->life && sim->host->life->open && sim->host->life->server.store->recovered;
     return index;
 }
 
@@ -112,6 +113,13 @@ static void add_key(struct client *client, struct request *request, enum call_ki
 {
     request->keys[request->count] = (uint8_t)key;
     request->calls[request->count++] = begin_call(client, kind, key);
+}
+
+/* That a prefix names, or all. */
+static void add_many(struct client *client, struct request *request, unsigned key)
+{
+    add_key(client, request, CALL_REMOVE, key);
+    sim->history.calls[request->calls[request->count - 1]].many = true;
 }
 
 /* Some keys, each once, in any order. */
@@ -329,7 +337,7 @@ static void do_remove_prefix(struct client *client)
     struct span prefix = span_text(prefixes[chance_below(6)]);
     for (unsigned i = 0; i < SIM_KEYS; i++)
         if (span_starts_with(sim_key(i), prefix))
-            add_key(client, request, CALL_REMOVE, i);
+            add_many(client, request, i);
     struct msg_remove_prefix msg = {.has = 1u << F_REMOVE_PREFIX, .prefix = prefix};
     set_timeout(&msg.has, &msg.timeout_ms);
     say("client %u remove prefix %s", client->number, (const char *)prefix.at);
@@ -342,7 +350,7 @@ static void do_plain(struct client *client, enum action action)
     struct request *request = request_new(client, action, action == ACT_REMOVE_ALL ? OP_REMOVE_ALL : OP_INFO);
     struct msg_plain msg = {0};
     for (unsigned i = 0; i < SIM_KEYS && action == ACT_REMOVE_ALL; i++)
-        add_key(client, request, CALL_REMOVE, i);
+        add_many(client, request, i);
     send_frame(client, request, &msg, NULL, 0, UINT64_MAX);
 }
 
@@ -387,7 +395,7 @@ static void do_admin(struct client *client, enum action action)
     struct request *request = request_new(client, action, OP_ADMIN);
     struct msg_admin msg = {.has = 1u << F_ADMIN_ACTION, .action = span_text(actions[action])};
     for (unsigned i = 0; i < SIM_KEYS && action == ACT_TEARDOWN; i++)
-        add_key(client, request, CALL_REMOVE, i);
+        add_many(client, request, i);
     if (action == ACT_EVICT && chance_one_in(2)) {
         msg.has |= 1u << F_ADMIN_BYTES;
         msg.bytes = chance_delay(4 * MIB);
@@ -398,7 +406,7 @@ static void do_admin(struct client *client, enum action action)
         sim->figures.scrubs++;
     } else if (action == ACT_TEARDOWN) {
         msg.has |= 1u << F_ADMIN_NODE;
-        msg.node = span_text("sim");
+        msg.node = span_text(node_name(sim->host));
         sim->figures.teardowns++;
     } else if (action == ACT_DRAIN) {
         sim->figures.drains++;
@@ -427,8 +435,8 @@ static void do_config(struct client *client)
     struct msg_config msg = {.has = 1u << F_CONFIG_SET, .set = span_of(set.at, set.len)};
     send_frame(client, request, &msg, NULL, 0, UINT64_MAX);
     buffer_fini(&set);
-    if (sim->life)
-        sim->life->policy_changed = true;
+    if (sim->host->life)
+        sim->host->life->policy_changed = true;
 }
 
 /* ---- answers ---- */
@@ -446,6 +454,13 @@ static enum call_state state_of(uint8_t code)
     return code == CODE_OK ? CALL_DONE : unsure ? CALL_UNSURE : CALL_VOID;
 }
 
+static void on_disk(struct call *put)
+{
+    put->ack_disk = true;
+    if (put->on_disk_us == 0)
+        put->on_disk_us = sim->now_us;
+}
+
 static void got_put(struct client *client, struct request *request, const struct frame *frame, const struct msg_put_reply *reply)
 {
     struct call *put = &sim->history.calls[request->calls[0]];
@@ -459,6 +474,8 @@ static void got_put(struct client *client, struct request *request, const struct
         put->version = reply->version;
         history_alias(&sim->history, reply->version, request->calls[0]);
         sim->figures.acked_disk += put->ack_disk;
+        if (put->ack_disk)
+            on_disk(put);
     }
     end_call(client, request->calls[0], CALL_PUT, state_of(frame->code));
 }
@@ -644,7 +661,7 @@ static void got_scan(struct client *client, const struct request *request, const
 /* What was put before is on disk now, if it was to be written at all. */
 static void got_synced(struct client *client, const struct request *request, const struct frame *frame)
 {
-    struct life *life = sim->life;
+    struct life *life = sim->host->life;
     if (frame->code != CODE_OK || !life || !life->open || life->number != client->life || life->policy_changed)
         return;
     const struct store_figures *figures = &life->server.store->figures;
@@ -655,7 +672,7 @@ static void got_synced(struct client *client, const struct request *request, con
     for (size_t i = 0; i < sim->history.count; i++) {
         struct call *call = &sim->history.calls[i];
         if (call->kind == CALL_PUT && call->state == CALL_DONE && call->life == client->life && call->end < request->begin)
-            call->ack_disk = true;
+            on_disk(call);
     }
 }
 
@@ -886,18 +903,19 @@ static void do_action(struct client *client, enum action action)
 static bool waits_for_disk(const struct request *request)
 {
     bool put = request->op == OP_PUT && sim->history.calls[request->calls[0]].ack_disk;
-    return put || request->op == OP_ADMIN || sim->scenario.slow_network || sim->life->opened_us == 0;
+    return put || request->op == OP_ADMIN || sim->scenario.slow_network || sim->host->life->opened_us == 0;
 }
 
 /* Progress: nobody waits for ever, and for a disk that hangs only who asked for it. */
 static void check_patience(const struct client *client)
 {
-    if (!sim->life)
+    if (!sim->host->life)
         return;
     for (struct list *at = client->requests.next; at != &client->requests; at = at->next) {
         const struct request *request = CONTAINER_OF(at, struct request, link);
-        uint64_t since_us = max_u64(max_u64(request->begin_us, client->heard_us), sim->life->opened_us);
-        uint64_t until_us = waits_for_disk(request) ? max_u64(since_us, sim->hang_until_us) + PATIENCE_US : since_us + LITTLE_PATIENCE_US;
+        uint64_t since_us = max_u64(max_u64(request->begin_us, client->heard_us), sim->host->life->opened_us);
+        uint64_t until_us =
+            waits_for_disk(request) ? max_u64(since_us, sim->host->hang_until_us) + PATIENCE_US : since_us + LITTLE_PATIENCE_US;
         if (sim->now_us > until_us)
             sim_fail("op %u of client %u was not answered for %llu s", request->op, client->number,
                      (unsigned long long)((sim->now_us - since_us) / SECOND));
@@ -929,7 +947,9 @@ static uint64_t think_us(const struct client *client)
         return chance_delay(20 * MS);
     if (client->left == 0 || client->pending >= sim->scenario.pipeline)
         return chance_delay(10 * MS) + 100;
-    return chance_one_in(100) ? chance_delay(3 * SECOND) : chance_one_in(4) ? chance_delay(10 * MS) : chance_delay(300);
+    return chance_one_in(sim->scenario.leisurely ? 6 : 100) ? chance_delay(3 * SECOND)
+           : chance_one_in(4)                               ? chance_delay(10 * MS)
+                                                            : chance_delay(300);
 }
 
 static void act(void *arg)
@@ -948,8 +968,9 @@ static void act(void *arg)
     client->event = event_add(think_us(client), false, act, client);
 }
 
-static void client_start(uint64_t left, bool reads_all)
+static void client_start(unsigned host, uint64_t left, bool reads_all)
 {
+    sim->host = &sim->hosts[host];
     struct client *client = &clients[client_count];
     *client = (struct client){.number = client_count++, .left = left, .reads_all = reads_all};
     list_init(&client->requests);
@@ -960,7 +981,7 @@ void clients_start(void)
 {
     client_count = 0;
     for (unsigned i = 0; i < sim->scenario.clients; i++)
-        client_start(sim->scenario.ops / sim->scenario.clients, false);
+        client_start(i % sim->host_count, sim->scenario.ops / sim->scenario.clients, false);
 }
 
 bool clients_done(void)
@@ -973,7 +994,8 @@ bool clients_done(void)
 
 void clients_read_all(void)
 {
-    client_start(sim->options->crash_at > 0 ? 3 * SIM_KEYS : SIM_KEYS, true);
+    for (unsigned i = 0; i < sim->host_count; i++)
+        client_start(i, sim->options->crash_at > 0 ? 3 * SIM_KEYS : SIM_KEYS, true);
 }
 
 void clients_stop(void)

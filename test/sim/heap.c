@@ -56,8 +56,8 @@ static void *take(size_t align, size_t size, const void *caller)
     list_init(&head->link);
     live++;
     if (sim && sim->in_server) {
-        list_push_back(&sim->heap, &head->link);
-        sim->heap_blocks++;
+        list_push_back(&sim->host->heap, &head->link);
+        sim->host->heap_blocks++;
     }
     return (void *)place;
 }
@@ -68,7 +68,7 @@ static void give(void *at)
         return;
     struct head *head = head_of(at);
     if (sim && !list_empty(&head->link))
-        sim->heap_blocks--;
+        sim->host->heap_blocks--;
     list_remove(&head->link);
     live--;
     head->magic = 0;
@@ -78,7 +78,7 @@ static void give(void *at)
 /* Is this the one that fails? */
 static bool fails(void)
 {
-    if (!sim || !sim->in_server || sim->sturdy || !sim->life)
+    if (!sim || !sim->in_server || sim->sturdy || !sim->host->life)
         return false;
     bool yes = sim->heap_per_mille > 0 && chance_below(1000) < sim->heap_per_mille;
     if (sim->heap_kth > 1)
@@ -162,7 +162,7 @@ int __wrap_asprintf(char **out, const char *format, ...)
 uint64_t heap_drop(void)
 {
     uint64_t dropped = 0;
-    for (struct list *at; (at = list_first(&sim->heap)) != NULL; dropped++)
+    for (struct list *at; (at = list_first(&sim->host->heap)) != NULL; dropped++)
         give((char *)CONTAINER_OF(at, struct head, link) + HEAD_BYTES);
     return dropped;
 }
@@ -170,11 +170,11 @@ uint64_t heap_drop(void)
 uint64_t heap_blocks(uint64_t *bytes, const void **caller)
 {
     *bytes = 0;
-    for (struct list *at = sim->heap.next; at != &sim->heap; at = at->next) {
+    for (struct list *at = sim->host->heap.next; at != &sim->host->heap; at = at->next) {
         *bytes += CONTAINER_OF(at, struct head, link)->size;
         *caller = CONTAINER_OF(at, struct head, link)->caller;
     }
-    return sim->heap_blocks;
+    return sim->host->heap_blocks;
 }
 
 void *seam_alloc(size_t align, size_t bytes)

@@ -44,24 +44,25 @@ size_t history_begin(struct history *history, enum call_kind kind, unsigned key)
         .end_us = UINT64_MAX,
         .value = NO_VALUE,
         .jumps = sim->jumps,
-        .wall_begin_ms = sim->life ? sim_wall_ms() : 0,
+        .wall_begin_ms = sim->host->life ? sim_wall_ms() : 0,
         .faults = sim->fault_count,
         .kind = (uint8_t)kind,
         .key = (uint8_t)key,
+        .host = (uint8_t)sim->host->number,
     };
     return history->count - 1;
 }
 
 /* Requests of one connection on one key take effect in the order in which they were sent: what was sent before has had its effect too.
  * But a put that waits for the remove log does not hold up the puts behind it, which may be shown, or say PRESENT of an older value,
- * before it. */
+ * before it. And a get that waits for a look at another host's file sees what is there then. */
 static void tighten(struct history *history, size_t index)
 {
     const struct call *call = &history->calls[index];
     bool put = call->kind == CALL_PUT || call->of_put;
     for (size_t i = 0; i < index; i++) {
         struct call *other = &history->calls[i];
-        if (put && other->kind == CALL_PUT)
+        if ((put && other->kind == CALL_PUT) || (!history->apart && other->kind != CALL_PUT && other->kind != CALL_REMOVE))
             continue;
         if (other->wire == call->wire && other->key == call->key && other->begin <= call->begin && other->tight_end > call->end)
             other->tight_end = call->end;
@@ -76,7 +77,7 @@ void history_end(struct history *history, size_t index, enum call_state state)
     call->state = (uint8_t)state;
     call->tight_end = min_u64(call->tight_end, call->end);
     call->faults_end = sim->fault_count;
-    call->wall_end_ms = sim_wall_ms() - (uint64_t)sim->wall_now_ms + (uint64_t)sim->wall_ahead_ms[call->life % SIM_LIVES];
+    call->wall_end_ms = sim_wall_ms() - (uint64_t)sim->host->wall_now_ms + (uint64_t)sim->wall_ahead_ms[call->life % SIM_LIVES];
     if (call->jumps != sim->jumps)
         call->jumps = UINT32_MAX;
     if (call->kind == CALL_MISS)
@@ -107,10 +108,11 @@ void history_wire_ended(uint32_t wire)
     }
 }
 
-void history_life_end(struct history *history, bool kept_all)
+void history_life_end(struct history *history, uint32_t life, bool kept_all)
 {
-    struct life_end *end = MORE(history->ends, history->end_count, history->end_room);
-    *end = (struct life_end){.stamp = ++sim->stamp, .kept_all = kept_all};
+    while (history->end_count < life)
+        (void)MORE(history->ends, history->end_count, history->end_room);
+    history->ends[life - 1] = (struct life_end){.stamp = ++sim->stamp, .kept_all = kept_all};
 }
 
 /* ---- values ---- */
@@ -148,21 +150,37 @@ bool value_is(uint64_t identity, uint64_t offset, const uint8_t *at, uint64_t le
     return true;
 }
 
-static const struct alias *alias_of(const struct history *history, uint64_t version)
+/* May this host see what that call put? */
+static bool shows(const struct history *history, unsigned host, const struct call *put)
 {
-    for (size_t i = 0; i < history->alias_count && version != 0; i++)
-        if (history->aliases[i].version == version)
-            return &history->aliases[i];
-    return NULL;
+    return !history->apart || put->host == host;
+}
+
+/* Two hosts may give one version to a value each: then it tells something only beside the bytes. */
+static const struct alias *alias_of(const struct history *history, uint64_t version, unsigned key, unsigned host)
+{
+    const struct alias *found = NULL;
+    for (size_t i = 0; i < history->alias_count && version != 0; i++) {
+        const struct call *put = &history->calls[history->aliases[i].put];
+        if (history->aliases[i].version != version || put->key != key || !shows(history, host, put))
+            continue;
+        if (found)
+            return NULL;
+        found = &history->aliases[i];
+    }
+    return found;
 }
 
 void history_alias(struct history *history, uint64_t version, size_t put)
 {
-    const struct alias *known = alias_of(history, version);
-    if (known && known->put != put)
-        sim_fail("version %llu is said to be two values: calls %zu and %zu", (unsigned long long)version, known->put, put);
-    if (known)
+    for (size_t i = 0; i < history->alias_count && version != 0; i++) {
+        const struct alias *known = &history->aliases[i];
+        if (known->version != version || history->calls[known->put].host != history->calls[put].host)
+            continue;
+        if (known->put != put)
+            sim_fail("version %llu is said to be two values: calls %zu and %zu", (unsigned long long)version, known->put, put);
         return;
+    }
     struct alias *alias = MORE(history->aliases, history->alias_count, history->alias_room);
     *alias = (struct alias){version, put};
 }
@@ -171,16 +189,18 @@ int64_t history_identify(struct history *history, unsigned key, uint64_t version
                          uint64_t len, bool *ambiguous)
 {
     int64_t found = NO_VALUE;
-    const struct alias *alias = alias_of(history, version);
+    const struct alias *alias = alias_of(history, version, key, sim->host->number);
     *ambiguous = false;
     for (size_t i = 0; i < history->count; i++) {
         const struct call *put = &history->calls[i];
-        if (put->kind != CALL_PUT || put->key != key || put->size != size || !value_is(put->identity, offset, at, len))
+        if (put->kind != CALL_PUT || put->key != key || put->size != size || !shows(history, sim->host->number, put) ||
+            !value_is(put->identity, offset, at, len))
             continue;
         if (alias && alias->put == i)
             return (int64_t)i;
         /* One that failed for certain is the answer only if there is no better one: then that is what is wrong. */
-        if (alias || (found != NO_VALUE && put->state == CALL_VOID))
+        bool another = alias && history->calls[alias->put].host == put->host;
+        if (another || (found != NO_VALUE && put->state == CALL_VOID))
             continue;
         *ambiguous = found != NO_VALUE && history->calls[found].state != CALL_VOID;
         found = (int64_t)i;
@@ -211,8 +231,8 @@ struct ghost {
 
 struct judging {
     const struct history *history;
-    unsigned key;
-    const size_t *calls; /* of this key, in order of their begin */
+    unsigned key, host;
+    const size_t *calls; /* of this key and host, in order of their begin; and what another host did that may show here */
     size_t count;
     uint64_t *first, *last; /* of each put (by its place in `calls`): earliest end, latest begin */
     uint64_t *last_ever;    /* the same, ghosts included */
@@ -230,22 +250,31 @@ static const struct call *at(const struct judging *judging, size_t i)
     return &judging->history->calls[judging->calls[i]];
 }
 
+/* Another host's: if this one ever sees it, then some time after it began. */
+static bool foreign(const struct judging *judging, const struct call *call)
+{
+    return call->host != judging->host;
+}
+
 static bool wrong(const struct judging *judging, const char *what, const struct call *a, const struct call *b)
 {
     static const char *const kinds[] = {"put", "read", "seen", "miss", "remove"};
     int len = snprintf(judging->why, judging->why_len, "key %u: %s: ", judging->key, what);
     const struct call *both[2] = {a, b};
     for (int i = 0; i < 2 && both[i]; i++)
-        len += snprintf(judging->why + len, judging->why_len - (size_t)len, "%s #%zu [%lld..%lld] life %u version %llu%s",
-                        kinds[both[i]->kind], (size_t)(both[i] - judging->history->calls), (long long)both[i]->begin,
-                        (long long)both[i]->end, both[i]->life, (unsigned long long)both[i]->version, i == 0 && b ? "; " : "");
+        len +=
+            snprintf(judging->why + len, judging->why_len - (size_t)len, "%s #%zu [%lld..%lld] host %u life %u version %llu%s",
+                     kinds[both[i]->kind], (size_t)(both[i] - judging->history->calls), (long long)both[i]->begin, (long long)both[i]->end,
+                     both[i]->host, both[i]->life, (unsigned long long)both[i]->version, i == 0 && b ? "; " : "");
     return false;
 }
 
 /* The place in `calls` of the put whose value this call saw; SIZE_MAX when it is not known. */
 static size_t value_of(const struct judging *judging, const struct call *call)
 {
-    const struct alias *alias = call->kind == CALL_SEEN ? alias_of(judging->history, call->version) : NULL;
+    const struct history *history = judging->history;
+    bool told = call->kind == CALL_SEEN && (history->apart || history->hosts == 1);
+    const struct alias *alias = told ? alias_of(history, call->version, judging->key, judging->host) : NULL;
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *put = at(judging, i);
         if (put->kind != CALL_PUT)
@@ -309,7 +338,8 @@ static size_t epoch_of(const struct judging *judging, size_t value, const struct
     size_t epoch = 0;
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
-        epoch += i != value && call->life < read->life && call->end > at(judging, value)->begin && may_be_undone(call, at(judging, value));
+        epoch += i != value && !foreign(judging, call) && call->life < read->life && call->end > at(judging, value)->begin &&
+                 may_be_undone(call, at(judging, value));
     }
     return epoch;
 }
@@ -339,13 +369,16 @@ static bool note_read(struct judging *judging, const struct call *read, size_t p
         return wrong(judging, "a value was seen before its put began", put, read);
     for (size_t j = 0; j < judging->count; j++) {
         const struct call *shown = at(judging, j);
-        bool shows = (j == i || ((shown->kind == CALL_READ || shown->kind == CALL_SEEN) && value_of(judging, shown) == i)) &&
-                     shown->state == CALL_DONE;
-        if (put->ttl_ms > 0 && shows && has_ended(put, shown, read))
+        bool is_shown = (j == i || ((shown->kind == CALL_READ || shown->kind == CALL_SEEN) && value_of(judging, shown) == i)) &&
+                        shown->state == CALL_DONE;
+        if (put->ttl_ms > 0 && is_shown && has_ended(put, shown, read))
             return wrong(judging, "a value was seen after its time", put, read);
     }
     judging->last_ever[i] = max_u64(judging->last_ever[i], read->begin);
     size_t epoch = epoch_of(judging, i, read);
+    /* Its end was undone by a wall clock set back, and the start has not come to what was put in its place since. */
+    if (epoch > 0 && put->ttl_ms > 0 && sim && sim->jumps > 0 && !read->recovered)
+        return true;
     if (epoch > 0) {
         note_ghost(judging, i, epoch, read, place);
         return true;
@@ -360,9 +393,10 @@ static bool gather(struct judging *judging)
 {
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
-        judging->first[i] = call->state == CALL_DONE ? call->tight_end : UINT64_MAX;
-        judging->last[i] = judging->last_ever[i] = call->begin;
-        judging->known[i] = call->kind == CALL_PUT && call->state == CALL_DONE;
+        bool known = call->state == CALL_DONE && !foreign(judging, call);
+        judging->first[i] = known ? call->tight_end : UINT64_MAX;
+        judging->last[i] = judging->last_ever[i] = foreign(judging, call) ? 0 : call->begin;
+        judging->known[i] = call->kind == CALL_PUT && known;
     }
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
@@ -380,13 +414,34 @@ static void add_zone(struct judging *judging, uint64_t f, uint64_t s, size_t cal
         judging->backward[judging->backward_count++] = (struct zone){s, f, call};
 }
 
+/* A remove of many goes by what lies there. A file that another host had taken away before, of which this one remembers the name, it does
+ * not come by. */
+static bool passes_by(const struct history *history, const struct call *remove)
+{
+    if (!remove->many || history->apart || history->names_us == 0)
+        return false;
+    for (size_t i = 0; i < history->count; i++) {
+        const struct call *call = &history->calls[i];
+        bool changes = (call->kind == CALL_PUT || call->kind == CALL_REMOVE) && call->state != CALL_VOID;
+        if (changes && call->key == remove->key && call->host != remove->host && call->begin < remove->end)
+            return true;
+    }
+    return false;
+}
+
+/* A remove that says of this host that what it served before is over. */
+static bool is_over(const struct judging *judging, const struct call *remove)
+{
+    return remove->kind == CALL_REMOVE && remove->state == CALL_DONE && !foreign(judging, remove) && !passes_by(judging->history, remove);
+}
+
 static void make_zones(struct judging *judging)
 {
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
-        if (call->kind == CALL_REMOVE && call->state == CALL_DONE) {
+        if (is_over(judging, call)) {
             judging->backward[judging->backward_count++] = (struct zone){call->begin, call->tight_end, i};
-        } else if (judging->known[i]) {
+        } else if (call->kind == CALL_PUT && judging->known[i]) {
             add_zone(judging, judging->first[i], judging->last[i], i);
         }
     }
@@ -426,7 +481,8 @@ static bool judge_final(struct judging *judging)
 {
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *end = at(judging, i);
-        bool final = end->state == CALL_DONE && (end->kind == CALL_REMOVE || (end->kind == CALL_PUT && end->replace));
+        bool replaces = end->kind == CALL_PUT && end->replace && end->state == CALL_DONE && !foreign(judging, end);
+        bool final = replaces || is_over(judging, end);
         for (size_t j = 0; final && j < judging->count; j++)
             if (j != i && at(judging, j)->kind == CALL_PUT && !back_in_time(at(judging, j), end) && judging->first[j] < end->begin &&
                 end->tight_end < judging->last_ever[j])
@@ -446,8 +502,7 @@ static bool judge_seen(struct judging *judging, const struct call *seen)
         bool gone = false;
         for (size_t j = 0; j < judging->count && !gone; j++) {
             const struct call *remove = at(judging, j);
-            gone =
-                remove->kind == CALL_REMOVE && remove->state == CALL_DONE && judging->first[i] < remove->begin && remove->end < seen->begin;
+            gone = judging->first[i] < remove->begin && remove->end < seen->begin && is_over(judging, remove);
             culprit = gone ? remove : culprit;
         }
         if (put->state == CALL_DONE && has_ended(put, put, seen)) {
@@ -491,7 +546,7 @@ static bool disturbed(const struct judging *judging, const struct call *self, ui
         const struct call *call = at(judging, i);
         bool changes = call->kind == CALL_REMOVE || (call->kind == CALL_PUT && call != self);
         if (changes && call->state != CALL_VOID && call->begin < to &&
-            (call->state == CALL_OPEN || call->state == CALL_UNSURE || call->end > from))
+            (call->state == CALL_OPEN || call->state == CALL_UNSURE || call->end > from || foreign(judging, call)))
             return true;
     }
     return false;
@@ -522,13 +577,15 @@ static bool judge_miss(struct judging *judging, const struct call *miss)
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
         bool there = call->kind == CALL_PUT || call->kind == CALL_READ || call->kind == CALL_SEEN;
-        if (!there || call->state != CALL_DONE || call->tight_end >= miss->begin)
+        if (!there || foreign(judging, call) || call->state != CALL_DONE || call->tight_end >= miss->begin)
             continue;
         const struct call *put = call;
         if (call->kind != CALL_PUT) {
             size_t place = value_of(judging, call);
             put = place == SIZE_MAX ? NULL : at(judging, place);
         }
+        if (put && foreign(judging, put))
+            continue; /* a get looks for it, the others go by the table */
         if (disturbed(judging, put, call->begin, miss->end) || may_be_over(judging, put, miss))
             continue;
         if (call->life == miss->life) {
@@ -568,6 +625,8 @@ static bool judge_calls(struct judging *judging)
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
         bool good = true;
+        if (foreign(judging, call))
+            continue;
         if (call->kind == CALL_SEEN && call->state == CALL_DONE)
             good = judge_seen(judging, call);
         else if (call->kind == CALL_REMOVE && call->state == CALL_HERE)
@@ -580,13 +639,23 @@ static bool judge_calls(struct judging *judging)
     return true;
 }
 
-static bool judge_key(const struct history *history, unsigned key, char *why, size_t why_len)
+/* What another host did is of interest as far as it may show here. */
+static bool concerns(const struct judging *judging, const struct call *call)
+{
+    if (call->key != judging->key)
+        return false;
+    bool changes = (call->kind == CALL_PUT || call->kind == CALL_REMOVE) && call->state != CALL_VOID;
+    return !foreign(judging, call) || (changes && !judging->history->apart);
+}
+
+static bool judge_key(const struct history *history, unsigned key, unsigned host, char *why, size_t why_len)
 {
     size_t room = 2 * history->count + 1; /* a value and its ghosts */
     size_t *calls = sim_alloc(room * sizeof *calls);
     struct judging judging = {
         .history = history,
         .key = key,
+        .host = host,
         .calls = calls,
         .first = sim_alloc(room * sizeof(uint64_t)),
         .last = sim_alloc(room * sizeof(uint64_t)),
@@ -599,7 +668,7 @@ static bool judge_key(const struct history *history, unsigned key, char *why, si
         .why_len = why_len,
     };
     for (size_t i = 0; i < history->count; i++)
-        if (history->calls[i].key == key)
+        if (concerns(&judging, &history->calls[i]))
             calls[judging.count++] = i;
     bool good = gather(&judging);
     if (good) {
@@ -626,9 +695,9 @@ static void tell(const struct history *history, unsigned key)
         const struct call *call = &history->calls[i];
         if (call->key != key || (call->state == CALL_OPEN && call->kind > CALL_PUT && call->kind != CALL_REMOVE))
             continue;
-        say("#%zu %s %s [%lld..%lld, %lld] us %lld..%lld life %u wire %u value %lld version %llu%s%s", i, kinds[call->kind],
+        say("#%zu %s %s [%lld..%lld, %lld] us %lld..%lld host %u life %u wire %u value %lld version %llu%s%s", i, kinds[call->kind],
             states[call->state], (long long)call->begin, (long long)call->tight_end, (long long)call->end, (long long)call->begin_us,
-            (long long)call->end_us, call->life, call->wire, (long long)call->value, (unsigned long long)call->version,
+            (long long)call->end_us, call->host, call->life, call->wire, (long long)call->value, (unsigned long long)call->version,
             call->ack_disk ? " disk" : "", call->replace ? " replace" : "");
         if (call->ttl_ms > 0)
             say("    ends after %llu ms, jumps %u", (unsigned long long)call->ttl_ms, call->jumps);
@@ -638,10 +707,69 @@ static void tell(const struct history *history, unsigned key)
             say("dropped at %llu, kind %u", (unsigned long long)history->drops[i].stamp, history->drops[i].kind);
 }
 
+/* ---- across hosts ---- */
+
+/* So much later than promised may a get be answered from what was asked for before: by a look at the file, or a read, that takes long. */
+enum { CHECK_US = 3 * SECOND, ASIDE_US = 2 * SECOND };
+
+/* Was this value certainly on disk, where that remove or replace could reach it? */
+static bool reachable(const struct history *history, size_t value, const struct call *end)
+{
+    const struct call *put = &history->calls[value];
+    if (put->host == end->host)
+        return put->state == CALL_DONE && put->end < end->begin;
+    if (put->on_disk_us != 0 && put->on_disk_us + history->missing_us + ASIDE_US < end->begin_us)
+        return true;
+    for (size_t i = 0; i < history->count; i++) {
+        const struct call *read = &history->calls[i];
+        if (read->kind == CALL_READ && read->state == CALL_DONE && read->value == (int64_t)value && read->host == end->host &&
+            read->end < end->begin)
+            return true;
+    }
+    return false;
+}
+
+static bool judge_read_across(const struct history *history, const struct call *read, char *why, size_t why_len)
+{
+    const struct judging judging = {.history = history, .key = read->key, .why = why, .why_len = why_len};
+    for (size_t i = 0; i < history->count; i++) {
+        const struct call *end = &history->calls[i];
+        bool ends = end->kind == CALL_REMOVE || (end->kind == CALL_PUT && end->replace && end->ack_disk);
+        if (end->key != read->key || !ends || end->state != CALL_DONE || (int64_t)i == read->value || end->end >= read->begin)
+            continue;
+        bool elsewhere = end->host != read->host;
+        if (elsewhere && read->begin_us < end->end_us + CHECK_US + history->names_us + history->slow_us + ASIDE_US)
+            continue;
+        if (!elsewhere && end->host == history->calls[read->value].host)
+            continue; /* judge_key() knows more of that */
+        if ((elsewhere || !passes_by(history, end)) && reachable(history, (size_t)read->value, end))
+            return wrong(&judging,
+                         elsewhere ? "removed or replaced on one host, and seen on another long after"
+                                   : "another host's, removed or replaced here, and seen again",
+                         end, read);
+    }
+    return true;
+}
+
+/* What one host has removed or replaced on disk: not seen there again, nor on another once that has looked. */
+static bool judge_across(const struct history *history, unsigned key, char *why, size_t why_len)
+{
+    for (size_t i = 0; i < history->count && history->hosts > 1 && !history->apart; i++) {
+        const struct call *read = &history->calls[i];
+        bool known = read->kind == CALL_READ && read->state == CALL_DONE && read->key == key && read->value != NO_VALUE;
+        if (known && !judge_read_across(history, read, why, why_len))
+            return false;
+    }
+    return true;
+}
+
 bool history_judge(const struct history *history, char *why, size_t why_len)
 {
     for (unsigned key = 0; key < SIM_KEYS; key++) {
-        if (judge_key(history, key, why, why_len))
+        bool good = judge_across(history, key, why, why_len);
+        for (unsigned host = 0; host < history->hosts && good; host++)
+            good = judge_key(history, key, host, why, why_len);
+        if (good)
             continue;
         if (sim)
             tell(history, key);
@@ -660,11 +788,12 @@ struct line {
     uint32_t life;
     bool ack_disk;
     uint64_t ttl_ms; /* a stamp is a second here */
+    uint8_t host;
 };
 
 static bool judge_lines(const struct line *lines, size_t count)
 {
-    struct history history = {0};
+    struct history history = {.hosts = 2, .names_us = 30 * SECOND, .missing_us = 5 * SECOND};
     char why[600] = "";
     struct life_end ends[4] = {{.stamp = 100}, {.stamp = 200}, {.stamp = 300}, {.stamp = 400}};
     history.calls = sim_alloc(count * sizeof *history.calls);
@@ -687,6 +816,8 @@ static bool judge_lines(const struct line *lines, size_t count)
             .version = lines[i].kind == CALL_PUT    ? i + 1
                        : lines[i].kind == CALL_SEEN ? (uint64_t)(lines[i].value + 1)
                                                     : 0,
+            .host = lines[i].host,
+            .on_disk_us = lines[i].ack_disk ? lines[i].end * SECOND : 0,
             .life = lines[i].life ? lines[i].life : 1,
             .ack_disk = lines[i].ack_disk,
             .recovered = true,
@@ -699,25 +830,34 @@ static bool judge_lines(const struct line *lines, size_t count)
     return good;
 }
 
-#define PUT(b, e)                                                   \
-    {                                                               \
-        b, e, CALL_PUT, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false, 0 \
-    }
-#define READ(b, e, v)                              \
-    {                                              \
-        b, e, CALL_READ, CALL_DONE, v, 0, false, 0 \
-    }
-#define REMOVE(b, e)                                                   \
+#define PUT(b, e)                                                      \
     {                                                                  \
-        b, e, CALL_REMOVE, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false, 0 \
+        b, e, CALL_PUT, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false, 0, 0 \
     }
-#define MISS(b, e, l)                              \
-    {                                              \
-        b, e, CALL_MISS, CALL_DONE, 0, l, false, 0 \
+#define READ(b, e, v)                                 \
+    {                                                 \
+        b, e, CALL_READ, CALL_DONE, v, 0, false, 0, 0 \
     }
-#define SEEN(b, e)                                  \
+#define REMOVE(b, e)                                                      \
+    {                                                                     \
+        b, e, CALL_REMOVE, (e) ? CALL_DONE : CALL_OPEN, 0, 0, false, 0, 0 \
+    }
+#define MISS(b, e, l)                                 \
+    {                                                 \
+        b, e, CALL_MISS, CALL_DONE, 0, l, false, 0, 0 \
+    }
+#define SEEN(b, e)                                     \
+    {                                                  \
+        b, e, CALL_SEEN, CALL_DONE, -1, 0, false, 0, 0 \
+    }
+
+#define ON_DISK(b, e)                               \
     {                                               \
-        b, e, CALL_SEEN, CALL_DONE, -1, 0, false, 0 \
+        b, e, CALL_PUT, CALL_DONE, 0, 0, true, 0, 0 \
+    }
+#define ELSEWHERE(b, e, kind, v)                 \
+    {                                            \
+        b, e, kind, CALL_DONE, v, 5, false, 0, 1 \
     }
 
 int history_self_test(void)
@@ -740,23 +880,40 @@ int history_self_test(void)
         {"one after the other", true, 4, {PUT(1, 2), READ(3, 4, 0), PUT(5, 6), READ(7, 8, 2)}},
         {"unknown put takes effect late", true, 5, {PUT(1, 0), PUT(3, 4), READ(5, 6, 1), READ(7, 8, 0), READ(9, 10, 0)}},
         {"and then goes back", false, 5, {PUT(1, 0), PUT(3, 4), READ(5, 6, 1), READ(7, 8, 0), READ(9, 10, 1)}},
-        {"a put that failed was seen", false, 2, {{1, 2, CALL_PUT, CALL_VOID, 0, 0, false, 0}, READ(3, 4, 0)}},
+        {"a put that failed was seen", false, 2, {{1, 2, CALL_PUT, CALL_VOID, 0, 0, false, 0, 0}, READ(3, 4, 0)}},
         {"something seen after a remove", false, 3, {PUT(1, 2), REMOVE(3, 4), SEEN(5, 6)}},
         {"something seen in the midst of a remove", true, 3, {PUT(1, 2), REMOVE(3, 6), SEEN(4, 5)}},
         {"a miss that nobody counted", false, 2, {PUT(1, 2), MISS(3, 4, 1)}},
         {"a miss after a remove", true, 3, {PUT(1, 2), REMOVE(3, 4), MISS(5, 6, 1)}},
         {"a miss after a restart", true, 2, {PUT(1, 2), MISS(103, 104, 2)}},
-        {"of what was on disk", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true, 0}, MISS(103, 104, 2)}},
-        {"seen after its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, READ(6, 7, 0)}},
-        {"seen in its time", true, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, READ(5, 7, 0)}},
+        {"of what was on disk", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true, 0, 0}, MISS(103, 104, 2)}},
+        {"seen after its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000, 0}, READ(6, 7, 0)}},
+        {"seen in its time", true, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000, 0}, READ(5, 7, 0)}},
         {"seen after its time, after a restart",
          false,
          2,
-         {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true, 3000}, {106, 107, CALL_READ, CALL_DONE, 0, 2, false, 0}}},
-        {"there after its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, SEEN(6, 7)}},
-        {"a miss after its time", true, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000}, MISS(6, 7, 1)}},
-        {"a miss before its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 30000}, MISS(6, 7, 1)}},
-        {"gone from this process, yet seen", false, 3, {PUT(1, 2), {3, 4, CALL_REMOVE, CALL_HERE, 0, 0, false, 0}, READ(5, 6, 0)}},
+         {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true, 3000, 0}, {106, 107, CALL_READ, CALL_DONE, 0, 2, false, 0, 0}}},
+        {"there after its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000, 0}, SEEN(6, 7)}},
+        {"a miss after its time", true, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000, 0}, MISS(6, 7, 1)}},
+        {"a miss before its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 30000, 0}, MISS(6, 7, 1)}},
+        {"removed on one host, and soon seen on another", true, 3, {PUT(1, 2), REMOVE(3, 4), ELSEWHERE(36, 37, CALL_READ, 0)}},
+        {"and long after", false, 3, {PUT(1, 2), REMOVE(3, 4), ELSEWHERE(40, 41, CALL_READ, 0)}},
+        {"removed on the host that put it, of what was on disk",
+         false,
+         3,
+         {ON_DISK(1, 2), ELSEWHERE(20, 21, CALL_REMOVE, -1), READ(60, 61, 0)}},
+        {"removed elsewhere before it was on disk", true, 3, {PUT(1, 2), ELSEWHERE(20, 21, CALL_REMOVE, -1), READ(60, 61, 0)}},
+        {"replaced on disk, and seen on another long after",
+         false,
+         4,
+         {ON_DISK(1, 2), ELSEWHERE(20, 21, CALL_READ, 0), ON_DISK(22, 23), ELSEWHERE(61, 62, CALL_READ, 0)}},
+        {"another's, removed here and seen again",
+         false,
+         4,
+         {ON_DISK(1, 2), ELSEWHERE(20, 21, CALL_READ, 0), ELSEWHERE(22, 23, CALL_REMOVE, -1), ELSEWHERE(24, 25, CALL_READ, 0)}},
+        {"another's came after ours", true, 4, {PUT(1, 2), READ(3, 4, 0), ELSEWHERE(5, 6, CALL_PUT, 0), READ(7, 8, 2)}},
+        {"and ours again", false, 5, {PUT(1, 2), READ(3, 4, 0), ELSEWHERE(5, 6, CALL_PUT, 0), READ(7, 8, 2), READ(9, 10, 0)}},
+        {"gone from this process, yet seen", false, 3, {PUT(1, 2), {3, 4, CALL_REMOVE, CALL_HERE, 0, 0, false, 0, 0}, READ(5, 6, 0)}},
     };
     int failed = 0;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

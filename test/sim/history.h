@@ -41,10 +41,12 @@ struct call {
     uint64_t faults;        /* disk faults so far, at its begin; of a miss: at its end */
     uint64_t faults_end;
     uint32_t life, wire;
-    uint8_t kind, state, key;
+    uint8_t kind, state, key, host;
     bool ack_disk, replace, recovered;
-    bool of_put;        /* CALL_SEEN: a put said PRESENT */
-    uint64_t tight_end; /* no later than this did it take effect: a later call of its connection and key was answered */
+    bool many;           /* a remove: of a prefix or of all */
+    bool of_put;         /* CALL_SEEN: a put said PRESENT */
+    uint64_t on_disk_us; /* of a put: when somebody was told that it is on disk; 0: never */
+    uint64_t tight_end;  /* no later than this did it take effect: a later call of its connection and key was answered */
 };
 
 enum drop_kind {
@@ -81,6 +83,10 @@ struct alias {
 };
 
 struct history {
+    unsigned hosts;
+    bool apart;                    /* they do not see each other's objects */
+    uint64_t names_us, missing_us; /* so long does a host remember a name, and that there was none */
+    uint64_t slow_us;              /* and so long may it wait for its disk */
     bool lied; /* the disk has said that something is written, or read, which was not so: then all of it may be missing */
     struct alias *aliases;
     size_t alias_count, alias_room;
@@ -101,8 +107,8 @@ size_t history_begin(struct history *history, enum call_kind kind, unsigned key)
 void history_end(struct history *history, size_t call, enum call_state state);
 void history_drop(struct history *history, unsigned key, enum drop_kind kind);
 struct lease_grant *history_lease(struct history *history);
-/* Lives end in order, from 1 on. */
-void history_life_end(struct history *history, bool kept_all);
+/* Lives are numbered from 1 on. */
+void history_life_end(struct history *history, uint32_t life, bool kept_all);
 
 /* Version `version` is what this put wrote. */
 void history_alias(struct history *history, uint64_t version, size_t put);

@@ -41,6 +41,7 @@ static int usage(void)
     fprintf(stderr, "usage: sim --seeds FROM-TO | --seed N [--trace]\n"
                     "  --mode kill|power   crashes of this kind alone\n"
                     "  --ops N             requests a seed\n"
+                    "  --two-hosts         in every seed, not in some\n"
                     "  --crash-sweep       with --seeds: a crash after every change of the disk that a fixed workload makes\n"
                     "  --crash-at K --crash-kind kill|power-lost|power-kept|power-torn   with --seed: one of these\n"
                     "  --jobs N            processes (all cores)\n"
@@ -186,6 +187,12 @@ static void print_figures(const struct figures *sum)
         if (sum->faults[i] > 0)
             printf(", %s %llu", names[i], (unsigned long long)sum->faults[i]);
     printf("\n");
+    if (sum->two_hosts > 0)
+        printf("two hosts in %llu: names that were old %llu, that were not known yet %llu, reads of files that were gone %llu; objects "
+               "found of "
+               "the other %llu, found removed by it %llu\n",
+               (unsigned long long)sum->two_hosts, (unsigned long long)sum->stale_names, (unsigned long long)sum->stale_missing,
+               (unsigned long long)sum->late_reads, (unsigned long long)sum->probes_found, (unsigned long long)sum->elsewhere);
 }
 
 static int report(const struct command *command, const struct results *results)
@@ -201,7 +208,8 @@ static int report(const struct command *command, const struct results *results)
             const struct failure *failure = &results->failures[i][j];
             printf("seed %llu: %s\n", (unsigned long long)failure->seed, failure->why);
             if (!command->until_found)
-                printf("    again, step by step: build/sim --seed %llu --trace%s%s\n", (unsigned long long)failure->seed,
+                printf("    again, step by step: build/sim --seed %llu --trace%s%s%s\n", (unsigned long long)failure->seed,
+                       command->options.two_hosts ? " --two-hosts" : "",
                        command->options.mode == 'k'   ? " --mode kill"
                        : command->options.mode == 'p' ? " --mode power"
                                                       : "",
@@ -260,6 +268,10 @@ static bool parse(struct command *command, int argc, char **argv)
         const char *name = argv[i];
         if (strcmp(name, "--trace") == 0) {
             command->options.trace = true;
+            continue;
+        }
+        if (strcmp(name, "--two-hosts") == 0) {
+            command->options.two_hosts = true;
             continue;
         }
         if (strcmp(name, "--must-fail") == 0) {

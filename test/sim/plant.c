@@ -24,6 +24,8 @@ int __real_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_
 int __wrap_disk_read_start(struct disk *disk, struct disk_read *read, disk_read_fn fn);
 int __real_disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);
 int __wrap_disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);
+int __real_probe_first(struct store *store, struct store_get *get, struct span key, struct entry *entry);
+int __wrap_probe_first(struct store *store, struct store_get *get, struct span key, struct entry *entry);
 bool __real_persist_detach(struct store *store, struct entry *entry);
 bool __wrap_persist_detach(struct store *store, struct entry *entry);
 int __real_lease_add(struct leases *leases, uint64_t id, struct entry *entry);
@@ -47,6 +49,8 @@ static const char *const names[PLANT_COUNT] = {
     [PLANT_KILL_UNSEEN] = "kill-unseen",
     [PLANT_LOST_REPLY] = "lost-reply",
     [PLANT_LEAK] = "leak",
+    [PLANT_NO_RECHECK] = "file-unchecked",
+    [PLANT_KILL_OWN] = "remove-own-only",
     [PLANT_ORDER] = "unlink-first",
 };
 
@@ -64,7 +68,7 @@ bool planted(enum plant plant)
 
 static void sums(uint64_t *counted, uint64_t *early, uint64_t *bad)
 {
-    const struct store_figures *figures = &sim->life->server.store->figures;
+    const struct store_figures *figures = &sim->host->life->server.store->figures;
     *counted =
         figures->dropped_evicted + figures->dropped_untouched + figures->dropped_shed + figures->dropped_reclaimed + figures->dropped_index;
     *early = figures->dropped_versions;
@@ -73,7 +77,7 @@ static void sums(uint64_t *counted, uint64_t *early, uint64_t *bad)
 
 void drops_look(void)
 {
-    sums(&sim->drops_counted, &sim->drops_early, &sim->drops_bad);
+    sums(&sim->host->drops_counted, &sim->host->drops_early, &sim->host->drops_bad);
 }
 
 static void look_at(const struct entry *entry, enum drop_kind kind)
@@ -88,11 +92,11 @@ void __wrap_table_drop(struct table *table, struct entry *entry)
 {
     uint64_t counted, early, bad;
     sums(&counted, &early, &bad);
-    if (counted > sim->drops_counted)
+    if (counted > sim->host->drops_counted)
         look_at(entry, DROP_COUNTED);
-    else if (early > sim->drops_early)
+    else if (early > sim->host->drops_early)
         look_at(entry, DROP_EARLY);
-    else if (bad > sim->drops_bad)
+    else if (bad > sim->host->drops_bad)
         look_at(entry, DROP_BAD);
     drops_look();
     __real_table_drop(table, entry);
@@ -106,9 +110,9 @@ static void check_place(const struct entry *entry, struct place *place, uint32_t
     struct record record;
     struct segment *segment = CONTAINER_OF(place, struct shelf, place)->segment;
     struct disk_where where = {.segment = segment, .block = block};
-    snprintf(path, sizeof path, "/disk/%s", disk_file_of(sim->life->server.store->disk, &where, entry_key(entry)));
+    snprintf(path, sizeof path, "/disk/%s", disk_file_of(sim->host->life->server.store->disk, &where, entry_key(entry)));
     struct inode *inode = vfs_find(&sim->vfs, path);
-    if (!inode || sim->fault_count > 0)
+    if (!inode || sim->fault_count > 0 || (sim->host_count > 1 && sim->scenario.probe)) /* another host may have replaced it meanwhile */
         return;
     uint64_t at = segment_is_objects(segment) ? 0 : (uint64_t)block * BLOCK_BYTES;
     uint64_t got = vfs_read(inode, at, header, sizeof header);
@@ -133,7 +137,7 @@ void __wrap_table_set_place(struct table *table, struct entry *entry, struct pla
 static void kill_ends(void *arg)
 {
     struct disk_kill *kill = arg;
-    struct loop *loop = sim->life->server.store->loop;
+    struct loop *loop = sim->host->life->server.store->loop;
     loop_lock(loop);
     kill->fn(kill, 0);
     loop_unlock(loop);
@@ -160,6 +164,7 @@ int __wrap_disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_
 {
     int key = kill->kind == KILL_KEY ? sim_key_index(kill->name) : -1;
     note("kill", kill->kind, (uint64_t)(key + 1), kill->version);
+    kill->whoever &= !planted(PLANT_KILL_OWN);
     if (planted(PLANT_KILL_AT_ONCE) && disk_state(disk) != DISK_OFF)
         return kill_at_once(kill, fn);
     return __real_disk_kill_start(disk, kill, fn);
@@ -168,7 +173,7 @@ int __wrap_disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_
 static void sync_ends(void *arg)
 {
     struct disk_sync *sync = arg;
-    struct loop *loop = sim->life->server.store->loop;
+    struct loop *loop = sim->host->life->server.store->loop;
     loop_lock(loop);
     sync->fn(sync, 0);
     loop_unlock(loop);
@@ -188,6 +193,12 @@ int __wrap_disk_sync_start(struct disk *disk, struct disk_sync *sync, const stru
 bool __wrap_disk_kill_pending(const struct disk *disk, struct span key)
 {
     return !planted(PLANT_KILL_UNSEEN) && __real_disk_kill_pending(disk, key);
+}
+
+int __wrap_probe_first(struct store *store, struct store_get *get, struct span key, struct entry *entry)
+{
+    bool unchecked = entry && entry->blob && planted(PLANT_NO_RECHECK);
+    return unchecked ? STORE_MISS : __real_probe_first(store, get, key, entry);
 }
 
 bool __wrap_persist_detach(struct store *store, struct entry *entry)
@@ -234,7 +245,7 @@ static void watched_late(void *arg)
     watched->real = NULL;
     watched->deadline = NULL;
     watched->read.err = KVD_ETIMEOUT; /* the bytes that still come are not looked at */
-    struct loop *loop = sim->life->server.store->loop;
+    struct loop *loop = sim->host->life->server.store->loop;
     loop_lock(loop);
     watched->fn(real, KVD_ETIMEOUT);
     loop_unlock(loop);

@@ -145,6 +145,37 @@ static void scenario_sweep(struct scenario *scenario)
         scenario->weight_sum += scenario->weights[i] = often[i];
 }
 
+/* Segments, or a file for each object; alone, or two nodes in one directory, which with files see each other's. */
+static void way_choose(struct scenario *scenario)
+{
+    scenario->hosts = 1;
+    if (sim->seed % 8 == 3)
+        scenario->segment = 0;
+    if (sweeping())
+        return;
+    bool two = sim->options->two_hosts;
+    if (two && sim->seed % 4 != 0)
+        scenario->segment = 0;
+    scenario->probe = two ? scenario->segment == 0 : sim->seed % 16 == 3;
+    two |= scenario->probe ? sim->seed / 16 % 4 != 0 : sim->seed % 32 == 13;
+    if (!two)
+        return;
+    scenario->hosts = 2;
+    scenario->leisurely = chance_one_in(3);
+    if (!chance_one_in(4)) {
+        scenario->names_us = chance_one_in(3) ? 30 * SECOND : MS + chance_delay(5 * SECOND);
+        scenario->missing_us = scenario->names_us / 6;
+        scenario->chunks_us = chance_one_in(3) ? 0 : chance_one_in(2) ? chance_delay(10 * SECOND) : 300 * SECOND;
+    }
+    scenario->clients = scenario->clients < 2 ? 2 : scenario->clients;
+    if (!scenario->probe)
+        return;
+    if (chance_one_in(4))
+        scenario->persist = "write-through"; /* so that there is something to find */
+    scenario->weight_sum -= scenario->weights[ACT_TEARDOWN];
+    scenario->weights[ACT_TEARDOWN] = 0; /* removes what is the node's own, and the judge knows no such remove */
+}
+
 /* ---- lives ---- */
 
 static void log_line(void *arg, const char *line, size_t len)
@@ -153,15 +184,20 @@ static void log_line(void *arg, const char *line, size_t len)
     say("    %.*s", (int)len, line);
 }
 
+const char *node_name(const struct host *host)
+{
+    return host->number == 0 ? "sim" : "sim2";
+}
+
 static void configure(struct life *life)
 {
     const struct scenario *scenario = &sim->scenario;
     struct config *config = &life->config;
-    config_init(config, "sim", "/disk");
+    config_init(config, node_name(sim->host), "/disk");
     config->memory = scenario->memory;
     config->disk = scenario->disk;
     config->segment_size = scenario->segment;
-    config->probe = scenario->segment == 0 && sim->seed % 16 == 3;
+    config->probe = scenario->probe;
     config->write_queue = chance_between(1, 4) * MIB;
     config->inflight = chance_between(1, 4) * MIB;
     config->read_split = 256 * KIB << chance_below(3);
@@ -180,13 +216,13 @@ static void configure(struct life *life)
 
 static void crash_now(void *arg)
 {
-    if (sim->life && sim->life->number == (uint32_t)(uintptr_t)arg)
+    if (sim->host->life && sim->host->life->number == (uint32_t)(uintptr_t)arg)
         sim_escape(ESCAPE_CRASH);
 }
 
 static void stop_now(void *arg)
 {
-    struct life *life = sim->life;
+    struct life *life = sim->host->life;
     if (life->number != (uint32_t)(uintptr_t)arg || life->stopping || life->server.state == SERVER_DRAINING)
         return;
     note("stop", life->number, 0, 0);
@@ -197,17 +233,17 @@ static void stop_now(void *arg)
 
 static void stop_soon(uint64_t delay_us)
 {
-    event_add(delay_us, true, stop_now, (void *)(uintptr_t)sim->life->number);
+    event_add(delay_us, true, stop_now, (void *)(uintptr_t)sim->host->life->number);
 }
 
 void life_ends_soon(void)
 {
-    if (!sim->life)
+    if (!sim->host->life)
         return;
     if (chance_one_in(2))
         stop_soon(chance_delay(500 * MS));
     else
-        event_add(chance_delay(500 * MS), false, crash_now, (void *)(uintptr_t)sim->life->number);
+        event_add(chance_delay(500 * MS), false, crash_now, (void *)(uintptr_t)sim->host->life->number);
 }
 
 /* How this life is to end, if it is to end before the work is done. */
@@ -235,10 +271,11 @@ static int64_t wall_choose(void)
     return (int64_t)chance_below(2 * (uint64_t)most) - most;
 }
 
+/* Of one host. */
 static void wall_jumps(void *arg)
 {
     (void)arg;
-    if (sim->life)
+    if (sim->host->life)
         sim_wall_set(chance_one_in(3) ? 0 : wall_choose());
     event_add(chance_delay(4 * SECOND) + MS, false, wall_jumps, NULL);
 }
@@ -259,13 +296,13 @@ void life_start(void *arg)
 {
     (void)arg;
     struct life *life = sim_alloc(sizeof *life);
-    sim->life = life;
+    sim->host->life = life;
     life->number = ++sim->lives;
     life->faults = sim->fault_count;
     life->began_us = sim->now_us;
     sim->wall_ahead_ms[life->number % SIM_LIVES] = INT64_MIN;
     sim_wall_set(chance_one_in(3) ? wall_choose() : 0);
-    sim->drops_counted = sim->drops_early = sim->drops_bad = 0;
+    sim->host->drops_counted = sim->host->drops_early = sim->host->drops_bad = 0;
     sim->figures.lives++;
     configure(life);
     struct loop_options options = {.io_depth = (unsigned)life->config.io_depth};
@@ -277,17 +314,25 @@ void life_start(void *arg)
     event_add(0, true, life_opens, life);
 }
 
+static bool any_life(void)
+{
+    bool any = false;
+    for (unsigned i = 0; i < sim->host_count; i++)
+        any |= sim->hosts[i].life != NULL;
+    return any;
+}
+
 static void life_next(bool kept_all)
 {
-    history_life_end(&sim->history, kept_all);
+    history_life_end(&sim->history, sim->host->life->number, kept_all);
     server_events_drop();
     wires_crash();
     routines_drop();
-    sim_free(sim->life);
-    sim->life = NULL;
+    sim_free(sim->host->life);
+    sim->host->life = NULL;
     if (sim->phase < PHASE_STOP)
         event_add(chance_delay(2 * SECOND), false, life_start, NULL);
-    else
+    else if (!any_life())
         sim->phase = PHASE_OVER;
 }
 
@@ -299,8 +344,11 @@ static void figures_take(const struct life *life)
     sim->figures.evicted += figures->evicted;
     sim->figures.promoted += figures->promoted;
     sim->figures.reclaimed += figures->reclaimed_segments;
+    sim->figures.beyond_index += figures->recovered_beyond_index;
+    sim->figures.elsewhere += figures->dropped_elsewhere;
+    sim->figures.probes_found += figures->probes_found;
     sim->figures.rewritten += figures->rewritten_objects;
-    sim->figures.dropped += sim->drops_counted + sim->drops_early + sim->drops_bad;
+    sim->figures.dropped += sim->host->drops_counted + sim->host->drops_early + sim->host->drops_bad;
 }
 
 static enum cut cut_choose(void)
@@ -313,15 +361,17 @@ static enum cut cut_choose(void)
 static void life_crash(enum escape escape)
 {
     bool power = escape == ESCAPE_CRASH && chance_percent(sim->scenario.power);
-    note("crash", escape, power, sim->life->steps);
+    note("crash", escape, power, sim->host->life->steps);
     if (escape == ESCAPE_EXIT)
         sim->figures.exits++;
     else if (power)
         sim->figures.crashes_power++;
     else
         sim->figures.crashes_kill++;
-    figures_take(sim->life);
+    figures_take(sim->host->life);
     files_crash(power);
+    if (power)
+        view_forget_all(&sim->host->view);
     vfs_crash(&sim->vfs, power, cut_choose());
     heap_drop();
     if (sweeping())
@@ -347,19 +397,18 @@ static void life_fini(void *arg)
     life->loop = NULL;
 }
 
-static bool trouble(const struct life *life)
+static bool trouble(void)
 {
-    (void)life;
-    return sim->fault_count > 0 || sim->hang_until_us > 0 || sim->figures.hung > 0;
+    return sim->fault_count > 0 || sim->host->hang_until_us > 0 || sim->figures.hung > 0;
 }
 
 static bool life_end(bool *kept_all)
 {
-    struct life *life = sim->life;
+    struct life *life = sim->host->life;
     const struct store_figures figures = life->server.store->figures;
     *kept_all = writes_all(&sim->scenario) && !life->policy_changed && life->faults == sim->fault_count && unwritten(&figures) == 0 &&
                 life->server.exit_status == 0;
-    if (life->server.exit_status != 0 && !trouble(life)) {
+    if (life->server.exit_status != 0 && !trouble()) {
         snprintf(sim->why, sizeof sim->why, "the server gave up by itself, and the disk had no fault");
         return false;
     }
@@ -415,13 +464,13 @@ static bool life_watch(struct life *life)
     enum disk_state state = disk_state(disk);
     if (state != DISK_OPENING && life->opened_us == 0)
         life->opened_us = sim->now_us;
-    if (state == DISK_OFF && !trouble(life)) {
+    if (state == DISK_OFF && !trouble()) {
         snprintf(sim->why, sizeof sim->why, "the disk tier is off (%s), and the disk had no fault", disk_off_reason(disk));
         return false;
     }
     if (state != DISK_ON)
         return true;
-    uint64_t files = trouble(life) ? 0 : vfs_value_bytes(&sim->vfs);
+    uint64_t files = trouble() || sim->scenario.probe ? 0 : vfs_value_bytes(&sim->vfs, node_name(sim->host));
     bool within = figures.used_bytes <= figures.limit_bytes && files <= figures.limit_bytes;
     if (life->within && !within) {
         snprintf(sim->why, sizeof sim->why, "used %llu, in files %llu, over the limit of %llu", (unsigned long long)figures.used_bytes,
@@ -449,43 +498,74 @@ static void write_back(void *arg)
 static void settle_end(void)
 {
     if (chance_one_in(3))
-        event_add(chance_delay(10 * MS), false, crash_now, (void *)(uintptr_t)sim->life->number);
+        event_add(chance_delay(10 * MS), false, crash_now, (void *)(uintptr_t)sim->host->life->number);
     else if (chance_one_in(2))
         stop_soon(chance_delay(10 * MS));
 }
 
+static void work_ends(void)
+{
+    sim->phase = PHASE_SETTLE;
+    note("settle", 0, 0, 0);
+    sim->settled_us = sim->now_us;
+    for (unsigned i = 0; i < sim->host_count; i++) {
+        sim->host = &sim->hosts[i];
+        faults_end();
+        if (sim->host->life && sim->host->life->open && !sim->host->life->stopping)
+            settle_end();
+    }
+    sim->lives_left = (unsigned)sim->lives;
+}
+
+static bool is_open(const struct host *host)
+{
+    return host->life && host->life->open;
+}
+
+/* It serves, with its disk or without; nothing comes any more. */
+static bool is_settled(const struct host *host)
+{
+    if (!is_open(host) || host->life->server.state != SERVER_SERVING)
+        return false;
+    enum disk_state disk = disk_state(host->life->server.store->disk);
+    return disk == DISK_OFF || (host->life->server.store->recovered && disk != DISK_TRIPPED);
+}
+
+static bool all(bool (*is)(const struct host *host))
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < sim->host_count; i++)
+        count += is(&sim->hosts[i]);
+    return count == sim->host_count;
+}
+
 static void phase_next(void)
 {
-    const struct life *life = sim->life;
-    bool serving = life && life->open && life->server.state == SERVER_SERVING && life->server.store->recovered;
-    enum disk_state disk = life && life->open ? disk_state(life->server.store->disk) : DISK_OPENING;
-    bool off = life && life->open && life->server.state == SERVER_SERVING && disk == DISK_OFF;
+    struct host *host = sim->host;
     if (sim->phase == PHASE_WORK && clients_done()) {
-        sim->phase = PHASE_SETTLE;
-        note("settle", 0, 0, 0);
-        faults_end();
-        sim->settled_us = sim->now_us;
-        if (life && life->open && !life->stopping)
-            settle_end();
-        sim->lives_left = (unsigned)sim->lives;
-    } else if (sim->phase == PHASE_SETTLE && (serving || off) && disk != DISK_TRIPPED &&
-               (sim->lives > sim->lives_left || chance_one_in(200))) {
+        work_ends();
+    } else if (sim->phase == PHASE_SETTLE && all(is_settled) && (sim->lives > sim->lives_left || chance_one_in(200))) {
         sim->phase = PHASE_READ;
         note("read", 0, 0, 0);
         clients_read_all();
-    } else if (sim->phase == PHASE_READ && clients_done() && life && life->open) {
+    } else if (sim->phase == PHASE_READ && all(is_open) && clients_done()) {
         sim->phase = PHASE_STOP;
-        stop_soon(chance_delay(10 * MS));
+        for (unsigned i = 0; i < sim->host_count; i++) {
+            sim->host = &sim->hosts[i];
+            stop_soon(chance_delay(10 * MS));
+        }
     }
+    sim->host = host;
 }
 
-/* The disk has had no fault for so long: a tier that was tripped has come back. */
+/* The disk has had no fault for so long, and what hung has ended: a tier that was tripped has come back. */
 enum { COMES_BACK_US = 120 * SECOND };
 
 static bool still_tripped(void)
 {
-    const struct life *life = sim->life;
-    bool late = sim->phase == PHASE_SETTLE && sim->now_us > max_u64(sim->settled_us, life ? life->began_us : 0) + COMES_BACK_US;
+    const struct life *life = sim->host->life;
+    uint64_t since_us = max_u64(max_u64(sim->settled_us, sim->host->hung_until_us), life ? life->began_us : 0);
+    bool late = sim->phase == PHASE_SETTLE && sim->now_us > since_us + COMES_BACK_US;
     return late && life && life->open && disk_state(life->server.store->disk) == DISK_TRIPPED;
 }
 
@@ -495,23 +575,23 @@ static bool step(void)
     enum escape escape = sim_step(&idle);
     if (escape == ESCAPE_FAIL)
         return false;
-    if (escape == ESCAPE_EXIT && !trouble(sim->life)) {
+    if (escape == ESCAPE_EXIT && !trouble()) {
         snprintf(sim->why, sizeof sim->why, "the drain timeout passed, and the disk had no fault");
         return false;
     }
     bool kept_all;
     if (escape != ESCAPE_NONE) {
         life_crash(escape);
-    } else if (sim->life && sim->life->loop && loop_has_stopped(sim->life->loop)) {
+    } else if (sim->host->life && sim->host->life->loop && loop_has_stopped(sim->host->life->loop)) {
         if (!life_end(&kept_all))
             return false;
         life_next(kept_all);
-    } else if (sim->life && !life_watch(sim->life)) {
+    } else if (sim->host->life && !life_watch(sim->host->life)) {
         return false;
     }
     phase_next();
     if (still_tripped()) {
-        snprintf(sim->why, sizeof sim->why, "the disk tier stays off: %s", disk_trouble(sim->life->server.store->disk));
+        snprintf(sim->why, sizeof sim->why, "the disk tier stays off: %s", disk_trouble(sim->host->life->server.store->disk));
         return false;
     }
     if (idle || sim->figures.events > EVENTS_MOST || sim->now_us > (uint64_t)HOURS_MOST * 3600 * SECOND) {
@@ -522,18 +602,39 @@ static bool step(void)
     return true;
 }
 
+static void host_init(unsigned number)
+{
+    struct host *host = sim->host = &sim->hosts[number];
+    host->number = number;
+    list_init(&host->heap);
+    list_init(&host->flights);
+    list_init(&host->routines);
+    view_init(&host->view, &sim->vfs, number, sim->scenario.names_us, sim->scenario.missing_us);
+    faults_choose();
+    event_add(0, false, life_start, NULL);
+    if (sim->scenario.clock_jumps)
+        event_add(chance_delay(4 * SECOND), false, wall_jumps, NULL);
+}
+
+static void host_fini(struct host *host)
+{
+    sim->host = host;
+    heap_drop();
+    server_events_drop();
+    routines_drop();
+    view_forget_all(&host->view);
+    for (struct list *at; (at = list_first(&host->flights)) != NULL;)
+        list_remove(at);
+    sim_free(host->life);
+}
+
 static void run_fini(void)
 {
     sim->in_server = false;
-    heap_drop();
     clients_free();
     wires_free();
-    server_events_drop();
-    routines_drop();
-    for (struct list *at; (at = list_first(&sim->flights)) != NULL;)
-        list_remove(at);
-    if (sim->life)
-        sim_free(sim->life);
+    for (unsigned i = 0; i < sim->host_count; i++)
+        host_fini(&sim->hosts[i]);
     vfs_fini(&sim->vfs);
     history_fini(&sim->history);
     events_free();
@@ -543,38 +644,41 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
 {
     *run = (struct sim){.options = options, .seed = seed, .random = seed * 0x9e3779b97f4a7c15u + 0x243f6a8885a308d3u};
     sim = run;
-    list_init(&sim->heap);
-    list_init(&sim->flights);
-    list_init(&sim->routines);
+    sim->host = &sim->hosts[0];
     list_init(&sim->wires);
     history_init(&sim->history);
     if (sweeping())
         scenario_sweep(&sim->scenario);
     else
         scenario_choose(&sim->scenario);
-    if (seed % 8 == 3)
-        sim->scenario.segment = 0; /* a file for each object */
+    way_choose(&sim->scenario);
     sim->lives_left = sim->scenario.lives;
+    sim->host_count = sim->scenario.hosts;
+    sim->history.hosts = sim->scenario.hosts;
+    sim->history.apart = !sim->scenario.probe;
+    sim->history.names_us = sim->scenario.names_us;
+    sim->history.missing_us = sim->scenario.missing_us;
+    sim->history.slow_us = sim->scenario.calm ? 0 : 6 * SECOND;
     bool tight = !sim->scenario.calm && chance_one_in(8);
-    vfs_init(&sim->vfs, tight ? sim->scenario.disk - chance_below(2 * MIB) : GIB);
+    vfs_init(&sim->vfs, tight ? sim->host_count * sim->scenario.disk - chance_below(2 * MIB) : GIB);
+    sim->vfs.shared = sim->host_count > 1;
     (void)vfs_create(&sim->vfs, "/disk", true);
     vfs_sync_dir(&sim->vfs, "");
-    faults_choose();
+    for (unsigned i = 0; i < sim->host_count; i++)
+        host_init(i);
     if (!sim->scenario.calm && chance_one_in(6)) {
         sim->heap_kth = 1 + chance_delay(20000);
         sim->heap_burst = chance_one_in(2) ? 1 : chance_between(1, 30);
         sim->heap_per_mille = chance_one_in(4) ? (unsigned)chance_between(1, 10) : 0;
     }
     clients_start();
-    event_add(0, false, life_start, NULL);
     event_add(SECOND, false, write_back, NULL);
-    if (sim->scenario.clock_jumps)
-        event_add(chance_delay(4 * SECOND), false, wall_jumps, NULL);
     sim->figures.seeds = 1;
+    sim->figures.two_hosts = sim->host_count > 1;
     bool good = true;
     while (good && sim->phase != PHASE_OVER)
         good = step();
-    sim->history.lied = sim->figures.torn + sim->figures.flips + sim->figures.going > 0;
+    sim->history.lied = sim->figures.torn + sim->figures.flips + sim->figures.going + sim->figures.beyond_index > 0;
     if (good)
         good = history_judge(&sim->history, sim->why, sizeof sim->why);
     run_fini();

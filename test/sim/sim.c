@@ -11,6 +11,7 @@ struct event {
     event_fn fn;
     void *arg;
     size_t place;
+    struct host *host;
     bool server;
     struct event *next_spare;
 };
@@ -116,7 +117,8 @@ struct event *event_add(uint64_t delay_us, bool server, event_fn fn, void *arg)
         sim->event_room = sim->event_room ? 2 * sim->event_room : 64;
         sim->events = sim_grow(sim->events, sim->event_room * sizeof(struct event *));
     }
-    *event = (struct event){.at_us = sim->now_us + delay_us, .order = ++sim->order, .fn = fn, .arg = arg, .server = server};
+    *event =
+        (struct event){.at_us = sim->now_us + delay_us, .order = ++sim->order, .fn = fn, .arg = arg, .host = sim->host, .server = server};
     sift_up(event, sim->event_count++);
     return event;
 }
@@ -132,7 +134,7 @@ void server_events_drop(void)
     size_t kept = 0;
     size_t count = sim->event_count;
     for (size_t i = 0; i < count; i++) {
-        if (sim->events[i]->server)
+        if (sim->events[i]->server && sim->events[i]->host == sim->host)
             event_spare(sim->events[i]);
         else
             sim->events[kept++] = sim->events[i];
@@ -161,6 +163,7 @@ static void run(struct event *event)
     void *arg = event->arg;
     bool server = event->server;
     sim->now_us = event->at_us;
+    sim->host = event->host;
     sim->figures.events++;
     event_remove(event);
     event_spare(event);
@@ -169,10 +172,10 @@ static void run(struct event *event)
         return;
     }
     sim->in_server = true;
-    loop_entered(sim->life->loop);
+    loop_entered(sim->host->life->loop);
     fn(arg);
-    if (sim->life->loop)
-        loop_settle(sim->life->loop);
+    if (sim->host->life->loop)
+        loop_settle(sim->host->life->loop);
     sim->in_server = false;
 }
 
@@ -207,18 +210,18 @@ enum escape sim_call(event_fn fn, void *arg)
 
 uint64_t sim_wall_ms(void)
 {
-    return (uint64_t)((int64_t)1700000000000 + sim->wall_now_ms) + sim->now_us / MS;
+    return (uint64_t)((int64_t)1700000000000 + sim->host->wall_now_ms) + sim->now_us / MS;
 }
 
 void sim_wall_set(int64_t ahead_ms)
 {
     int64_t *most = &sim->wall_ahead_ms[sim->lives % SIM_LIVES];
-    if (ahead_ms != sim->wall_now_ms) {
+    if (ahead_ms != sim->host->wall_now_ms) {
         sim->jumps++;
         sim->figures.jumps++;
         note("wall", (uint64_t)ahead_ms, 0, 0);
     }
-    sim->wall_now_ms = ahead_ms;
+    sim->host->wall_now_ms = ahead_ms;
     *most = ahead_ms > *most ? ahead_ms : *most;
 }
 
@@ -265,7 +268,7 @@ _Noreturn void sim_fail(const char *format, ...)
 
 void sim_crash_point(void)
 {
-    struct life *life = sim->life;
+    struct life *life = sim->host->life;
     if (!life)
         return;
     life->steps++;
@@ -276,7 +279,7 @@ void sim_crash_point(void)
 void sim_disk_changed(void)
 {
     sim_crash_point();
-    if (!sim->life || sim->life->number != 1 || sim->options->crash_at == 0)
+    if (!sim->host->life || sim->host->life->number != 1 || sim->options->crash_at == 0)
         return;
     if (++sim->changes == sim->options->crash_at)
         sim_escape(ESCAPE_CRASH);

@@ -23,8 +23,9 @@
 #include "server.h"
 #include "store/store_impl.h"
 #include "vfs.h"
+#include "view.h"
 
-enum { SIM_KEYS = 8, SIM_LIVES = 64, MS = 1000, SECOND = 1000 * 1000 };
+enum { SIM_KEYS = 8, SIM_LIVES = 64, HOSTS_MOST = 2, MS = 1000, SECOND = 1000 * 1000 };
 
 enum plant {
     PLANT_NONE,
@@ -40,6 +41,8 @@ enum plant {
     PLANT_KILL_UNSEEN,    /* a put does not see that an older kill is not durable yet */
     PLANT_LOST_REPLY,     /* a request is never answered */
     PLANT_LEAK,           /* a reference to a blob is kept */
+    PLANT_NO_RECHECK,     /* what is in memory is served without a look at its file: with two hosts, for ever */
+    PLANT_KILL_OWN,       /* a remove leaves the files of other hosts alone */
     PLANT_ORDER,          /* a segment is unlinked before the log says that it is dead */
     PLANT_COUNT
 };
@@ -60,6 +63,7 @@ struct figures {
     uint64_t lives, crashes_power, crashes_kill, stops, exits;
     uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, vanished, hung, slow, heap;
     uint64_t leases, mortal, jumps, drains, teardowns, scrubs, evicted, promoted, reclaimed, rewritten, dropped, resets;
+    uint64_t beyond_index, two_hosts, elsewhere, probes_found, stale_names, stale_missing, late_reads;
 };
 
 /* What a client may do next. */
@@ -110,6 +114,11 @@ struct scenario {
     unsigned weight_sum;
     unsigned ack_disk, replace, mortal; /* percent of puts */
     bool clock_jumps;                   /* the wall clock is set while the server runs */
+    unsigned hosts;                     /* 1 or 2, over one file system */
+    bool probe;
+    uint64_t names_us, missing_us; /* so long does a host remember a name, and that there was none */
+    uint64_t chunks_us;            /* so long does a file that was unlinked keep its bytes */
+    bool leisurely;                /* clients take their time */
 };
 
 /* One process of the server, from its start to its end or its crash. */
@@ -134,8 +143,25 @@ struct options {
     int mode; /* 0 both, 'k', 'p' */
     bool trace;
     unsigned ops;      /* 0: by seed */
+    bool two_hosts;    /* in every seed */
     uint64_t crash_at; /* sweep.c: right after this change of the disk in the first life; 0: no sweep */
     enum crash_kind crash_kind;
+};
+
+/* A machine on which a server runs, one life after the other. */
+struct host {
+    unsigned number;
+    struct life *life; /* NULL while no server runs */
+    struct listener *listener;
+    struct list heap; /* what the server has allocated */
+    uint64_t heap_blocks;
+    struct list flights; /* file operations under way */
+    struct list routines;
+    struct view view;                               /* of the disk */
+    int64_t wall_now_ms;                            /* how far its wall clock is ahead */
+    uint64_t hang_until_us;                         /* its disk */
+    uint64_t hung_until_us;                         /* and what hung there before */
+    uint64_t drops_counted, drops_early, drops_bad; /* of this life, as far as we have seen */
 };
 
 struct sim {
@@ -158,30 +184,24 @@ struct sim {
     bool failed;
     char why[600];
 
-    struct life *life; /* NULL while no server runs */
+    struct host hosts[HOSTS_MOST];
+    unsigned host_count;
+    struct host *host; /* whose event it is: what it adds is the same host's */
     uint32_t lives;
     unsigned lives_left;              /* to be cut off */
     int64_t wall_ahead_ms[SIM_LIVES]; /* of each life, by its number: how far its wall clock has been ahead, at most */
-    int64_t wall_now_ms;
-    uint32_t jumps; /* of the wall clock, between lives and within them */
+    uint32_t jumps;                   /* of the wall clock, between lives and within them */
     int phase;
-    struct list heap; /* what the server has allocated */
-    uint64_t heap_blocks;
     uint64_t heap_kth, heap_burst; /* from the k-th allocation on so many fail; 0: none */
     unsigned heap_per_mille;       /* and these */
     bool sturdy;                   /* no allocation fails now */
     uint64_t settled_us;           /* when faults ended */
     struct vfs vfs;
-    struct list flights; /* file operations under way */
-    struct list routines;
     struct list wires;
-    struct listener *listener;
     uint32_t wire_number;
-    uint64_t drops_counted, drops_early, drops_bad; /* of this life, as far as we have seen */
     uint32_t plant_turn;
     uint64_t changes;     /* of the disk in the first life of a sweep */
     uint64_t fault_count; /* disk faults so far: those after which things may be missing */
-    uint64_t hang_until_us;
     struct history history;
     struct figures figures;
 };
@@ -199,9 +219,10 @@ uint64_t chance_delay(uint64_t most);
 
 /* ---- time ---- */
 
-/* Run fn(arg) after `delay_us`. Server's events vanish with its life. The event is gone once it has run. */
+/* Run fn(arg) after `delay_us`, for the host that adds it. Server's events vanish with its life. The event is gone once it has run. */
 struct event *event_add(uint64_t delay_us, bool server, event_fn fn, void *arg);
 void event_cancel(struct event *event);
+/* Of this host. */
 void server_events_drop(void);
 void events_free(void);
 /* Run the next one. ESCAPE_NONE when all is well; *idle when there is none. */
@@ -209,7 +230,7 @@ enum escape sim_step(bool *idle);
 /* Call the server once, now. */
 enum escape sim_call(event_fn fn, void *arg);
 
-/* The wall clock of the life that runs, or of the last one, in ms. */
+/* This host's wall clock, in ms. */
 uint64_t sim_wall_ms(void);
 /* Set it: `ahead_ms` from where it was when the run began. */
 void sim_wall_set(int64_t ahead_ms);
@@ -243,7 +264,7 @@ bool seed_run(struct sim *run, const struct options *options, uint64_t seed);
 int sweep_run(const struct options *options, uint64_t from, uint64_t to, unsigned jobs, bool must_fail);
 const char *crash_kind_name(enum crash_kind kind);
 
-/* heap.c: everything the server allocated is given back at once. Returns the number of blocks. */
+/* heap.c: everything this host's server allocated is given back at once. Returns the number of blocks. */
 uint64_t heap_drop(void);
 uint64_t heap_blocks(uint64_t *bytes, const void **caller);
 /* Memory of the simulator's own. Never fails. */
@@ -291,7 +312,7 @@ struct loop_parts *loop_parts(struct loop *loop);
 void faults_choose(void);
 void faults_end(void);
 const char *disk_type_required(void);
-/* The process is gone: what was on its way may have arrived. */
+/* This host's process is gone: what was on its way may have arrived. */
 void files_crash(bool power);
 
 /* ---- sim_conn.c: the client's end ---- */
@@ -317,13 +338,16 @@ uint32_t wire_id(const struct wire *wire);
 const char *policy_any(void);
 bool writes_all(const struct scenario *scenario);
 
+/* The name of the node that runs there. */
+const char *node_name(const struct host *host);
+
 struct client;
 void clients_start(void);
 bool clients_done(void);
 void clients_free(void);
 /* They ask for nothing more. */
 void clients_stop(void);
-/* At the end: one that reads every key (in a sweep: and puts it, and reads it again); clients_done() then tells of it. */
+/* At the end: one on each host that reads every key (in a sweep: and puts it, and reads it again); clients_done() then tells of it. */
 void clients_read_all(void);
 struct span sim_key(unsigned key);
 /* -1 when it is none of ours. */

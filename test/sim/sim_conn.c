@@ -18,6 +18,7 @@ struct queue {
 /* Between a client and the server. Goes when both ends are closed. */
 struct wire {
     struct list link; /* sim->wires */
+    struct host *host;
     const struct wire_events *events;
     void *owner;
     struct conn *conn;
@@ -208,7 +209,7 @@ static void conn_arrives(struct task *task)
 static void accept_one(void *arg)
 {
     struct wire *wire = arg;
-    struct listener *listener = sim->listener;
+    struct listener *listener = sim->host->listener;
     wire->up_event = NULL;
     if (!listener || wire->client_gone) {
         wire->server_gone = true;
@@ -226,7 +227,7 @@ static void accept_one(void *arg)
     task_init(&conn->task, conn->loop, conn_tasked);
     loop_parts(conn->loop)->open_conns++;
     wire->conn = conn;
-    wire->life = sim->life->number;
+    wire->life = sim->host->life->number;
     wire->down_event = event_add(travel_us(), false, told_open, wire);
     conn->taken = listener->fn;
     task_init(&conn->arrival, conn->loop, conn_arrives);
@@ -240,7 +241,7 @@ static void arrive_at_listener(void *arg)
 {
     struct wire *wire = arg;
     wire->down_event = NULL;
-    if (sim->listener && !wire->client_gone) {
+    if (sim->host->listener && !wire->client_gone) {
         wire->up_event = event_add(0, true, accept_one, wire);
         return;
     }
@@ -254,6 +255,7 @@ struct wire *wire_connect(const struct wire_events *events, void *owner)
     struct wire *wire = sim_alloc(sizeof *wire);
     wire->events = events;
     wire->owner = owner;
+    wire->host = sim->host;
     wire->number = ++sim->wire_number;
     wire->window = chance_one_in(2) ? chance_between(512, 16384) : chance_between(16384, 1 << 20);
     list_push_back(&sim->wires, &wire->link);
@@ -301,13 +303,15 @@ uint32_t wire_id(const struct wire *wire)
     return wire->number;
 }
 
-/* The server's ends are gone with its memory. What it had sent may still arrive. */
+/* This server's ends are gone with its memory. What it had sent may still arrive. */
 void wires_crash(void)
 {
-    sim->listener = NULL;
+    sim->host->listener = NULL;
     for (struct list *at = sim->wires.next, *next; at != &sim->wires; at = next) {
         struct wire *wire = CONTAINER_OF(at, struct wire, link);
         next = at->next;
+        if (wire->host != sim->host)
+            continue;
         bool there = wire->conn || wire->up_event;
         wire->up_event = wire->write_event = NULL;
         wire->conn = NULL;
@@ -336,7 +340,7 @@ int listener_open(struct listener **out, struct loop *loop, const char *host, ui
     *listener = (struct listener){.loop = loop, .fn = fn, .own = {.loop = loop, .arg = arg}};
     listener_spread(listener, &listener->own, 1);
     loop_parts(loop)->open_listeners++;
-    sim->listener = listener;
+    sim->host->listener = listener;
     *out = listener;
     return 0;
 }
@@ -356,7 +360,7 @@ uint16_t listener_port(const struct listener *listener)
 void listener_close(struct listener *listener)
 {
     loop_parts(listener->loop)->open_listeners--;
-    sim->listener = NULL;
+    sim->host->listener = NULL;
     free(listener);
 }
 

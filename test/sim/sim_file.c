@@ -34,8 +34,8 @@ struct flight {
     uint64_t upto; /* a sync covers changes up to this */
 };
 
-/* All of it is one seed's: made anew by faults_choose(). */
-static struct {
+/* What a host has of the file system: its mount, and what goes wrong there. */
+struct mount {
     struct rule rules[RULES];
     unsigned rule_count;
     bool shorts, direct, punt;
@@ -47,10 +47,18 @@ static struct {
     bool bare;                             /* and a folder of the root disk is where it was */
     bool gone;
     uint64_t gone_us; /* since when */
-    uint32_t mount;   /* how many there were before: files of an older one are dead */
+    uint32_t number;  /* how many there were before: files of an older one are dead */
     uint64_t latency_us;
     struct open_file files[FILES];
-} disk;
+};
+
+/* All of it is one seed's: made anew by faults_choose(). */
+static struct mount mounts[HOSTS_MOST];
+
+static struct mount *here(void)
+{
+    return &mounts[sim->host->number];
+}
 
 /* ---- what goes wrong ---- */
 
@@ -62,7 +70,7 @@ static uint32_t bit(enum disk_op op)
 static void rule_add(void)
 {
     static const int errors[] = {-EIO, -EIO, -EIO, -ENOSPC, -EROFS, -ENOTCONN};
-    struct rule *rule = &disk.rules[disk.rule_count++];
+    struct rule *rule = &here()->rules[here()->rule_count++];
     rule->from_us = chance_below(3 * SECOND);
     rule->to_us = rule->from_us + chance_delay(5 * SECOND);
     rule->err = errors[chance_below(6)];
@@ -84,69 +92,70 @@ static void rule_add(void)
 
 void faults_choose(void)
 {
-    memset(&disk, 0, sizeof disk);
-    disk.direct = !chance_one_in(4);
-    disk.punt = chance_one_in(3);
-    disk.latency_us = 1 + chance_delay(20 * MS);
-    disk.shorts = sim->scenario.shorts;
+    *here() = (struct mount){0};
+    here()->direct = !chance_one_in(4);
+    here()->punt = chance_one_in(3);
+    here()->latency_us = 1 + chance_delay(20 * MS);
+    here()->shorts = sim->scenario.shorts;
     if (sim->scenario.calm)
         return;
     unsigned rules = chance_one_in(2) ? (unsigned)chance_below(RULES + 1) : 0;
     for (unsigned i = 0; i < rules; i++)
         rule_add();
     if (chance_one_in(6))
-        disk.torn_per_mille = (unsigned)chance_between(1, 100);
+        here()->torn_per_mille = (unsigned)chance_between(1, 100);
     if (chance_one_in(6))
-        disk.flip_per_mille = (unsigned)chance_between(1, 100);
+        here()->flip_per_mille = (unsigned)chance_between(1, 100);
     if (chance_one_in(4)) {
-        disk.going_from_us = chance_below(SECOND);
-        disk.going_to_us = disk.going_from_us + chance_below(10 * SECOND);
-        disk.going_mark = chance_below(2);
+        here()->going_from_us = chance_below(SECOND);
+        here()->going_to_us = here()->going_from_us + chance_below(10 * SECOND);
+        here()->going_mark = chance_below(2);
     }
     if (chance_one_in(6)) {
-        disk.punt = true;
-        disk.bare = chance_one_in(2);
-        disk.vanish_from_us = chance_below(2 * SECOND);
-        disk.vanish_to_us = disk.vanish_from_us + chance_delay(30 * SECOND);
+        here()->punt = true;
+        here()->bare = chance_one_in(2);
+        here()->vanish_from_us = chance_below(2 * SECOND);
+        here()->vanish_to_us = here()->vanish_from_us + chance_delay(30 * SECOND);
     }
     if (chance_one_in(4)) {
-        disk.slow_from_us = chance_below(3 * SECOND);
-        disk.slow_to_us = disk.slow_from_us + chance_delay(10 * SECOND);
+        here()->slow_from_us = chance_below(3 * SECOND);
+        here()->slow_to_us = here()->slow_from_us + chance_delay(10 * SECOND);
     }
     if (chance_one_in(8)) {
-        disk.hang_from_us = 1 + chance_below(3 * SECOND);
-        sim->hang_until_us = disk.hang_from_us + (chance_one_in(4) ? chance_delay(300 * SECOND) : chance_delay(20 * SECOND));
+        here()->hang_from_us = 1 + chance_below(3 * SECOND);
+        sim->host->hang_until_us = here()->hang_from_us + (chance_one_in(4) ? chance_delay(300 * SECOND) : chance_delay(20 * SECOND));
     }
 }
 
 void faults_end(void)
 {
-    disk.rule_count = 0;
-    disk.shorts = false;
-    disk.torn_per_mille = disk.flip_per_mille = 0;
-    disk.slow_to_us = disk.going_to_us = 0;
-    disk.vanish_to_us = 0;
+    here()->rule_count = 0;
+    here()->shorts = false;
+    here()->torn_per_mille = here()->flip_per_mille = 0;
+    here()->slow_to_us = here()->going_to_us = 0;
+    here()->vanish_to_us = 0;
     sim->heap_kth = sim->heap_burst = 0;
     sim->heap_per_mille = 0;
-    sim->hang_until_us = 0;
+    sim->host->hang_until_us = 0;
     sim->vfs.capacity_pages = UINT64_MAX / 2;
 }
 
 static bool hung(void)
 {
-    return disk.hang_from_us != 0 && sim->now_us >= disk.hang_from_us && sim->now_us < sim->hang_until_us;
+    return here()->hang_from_us != 0 && sim->now_us >= here()->hang_from_us && sim->now_us < sim->host->hang_until_us;
 }
 
 static uint64_t latency(void)
 {
-    uint64_t us = chance_delay(disk.latency_us);
-    if (sim->now_us >= disk.slow_from_us && sim->now_us < disk.slow_to_us) {
+    uint64_t us = chance_delay(here()->latency_us);
+    if (sim->now_us >= here()->slow_from_us && sim->now_us < here()->slow_to_us) {
         sim->figures.slow++;
         us = us * 20 + chance_delay(2 * SECOND);
     }
     if (hung()) {
         sim->figures.hung++;
-        us += sim->hang_until_us - sim->now_us;
+        us += sim->host->hang_until_us - sim->now_us;
+        sim->host->hung_until_us = sim->host->hang_until_us;
     }
     return us;
 }
@@ -160,17 +169,21 @@ static void fault_count(enum disk_op op)
 /* Is the mount there? When it goes, so does what its daemon had not written; who had a lock has none. */
 static bool mount_gone(void)
 {
-    bool gone = disk.vanish_from_us > 0 && sim->now_us >= disk.vanish_from_us && sim->now_us < disk.vanish_to_us;
-    if (gone == disk.gone)
+    bool gone = here()->vanish_from_us > 0 && sim->now_us >= here()->vanish_from_us && sim->now_us < here()->vanish_to_us;
+    if (gone == here()->gone)
         return gone;
-    disk.gone = gone;
-    note(gone ? "mount.gone" : "mount.back", disk.bare, disk.mount, 0);
+    here()->gone = gone;
+    note(gone ? "mount.gone" : "mount.back", here()->bare, here()->number, 0);
     if (gone) {
         sim->fault_count++;
         sim->figures.vanished++;
-        disk.mount++;
-        disk.gone_us = sim->now_us;
+        here()->number++;
+        here()->gone_us = sim->now_us;
+        for (int i = 0; i < FILES; i++)
+            if (here()->files[i].inode && here()->files[i].locks)
+                here()->files[i].inode->locked = false;
         vfs_unmount(&sim->vfs);
+        view_forget_all(&sim->host->view);
     }
     return gone;
 }
@@ -180,10 +193,10 @@ static int mount_fails(const struct open_file *open, const char *path)
 {
     bool gone = mount_gone();
     if (open)
-        return open->mount != disk.mount ? -ENOTCONN : 0;
+        return open->mount != here()->number ? -ENOTCONN : 0;
     if (!gone)
         return 0;
-    if (!disk.bare)
+    if (!here()->bare)
         return -ENOTCONN;
     return strcmp(path, "/disk") == 0 ? 0 : -ENOENT;
 }
@@ -194,10 +207,10 @@ static int begin(enum disk_op op, uint64_t a, uint64_t b)
     static const char *const names[DISK_OPS] = {"d.open",   "d.close",  "d.read",     "d.write",    "d.sync", "d.truncate", "d.size",
                                                 "d.unlink", "d.rename", "d.sync_dir", "d.make_dir", "d.info", "d.list",     "d.lock"};
     sim->figures.disk_ops++;
-    note(names[op], a, b, sim->life->steps);
+    note(names[op], a, b, sim->host->life->steps);
     sim_crash_point();
-    for (unsigned i = 0; i < disk.rule_count; i++) {
-        struct rule *rule = &disk.rules[i];
+    for (unsigned i = 0; i < here()->rule_count; i++) {
+        struct rule *rule = &here()->rules[i];
         if (!(rule->kinds & bit(op)) || sim->now_us < rule->from_us || sim->now_us >= rule->to_us)
             continue;
         if (rule->kth > 0 ? --rule->kth > 0 : !chance_percent(rule->percent))
@@ -214,7 +227,7 @@ static int begin(enum disk_op op, uint64_t a, uint64_t b)
 static struct open_file *open_file(const struct file *file)
 {
     CHECK(file->fd >= FD_BASE && file->fd < FD_BASE + FILES);
-    struct open_file *open = &disk.files[file->fd - FD_BASE];
+    struct open_file *open = &here()->files[file->fd - FD_BASE];
     if (!open->inode)
         sim_fail("use of a file that is closed");
     return open;
@@ -245,7 +258,7 @@ static uint64_t iov_bytes(const struct iovec *iov, unsigned count)
 static uint64_t shorten(uint64_t offset, uint64_t bytes)
 {
     bool blocks = offset % BLOCK_BYTES == 0 && bytes % BLOCK_BYTES == 0;
-    if (!disk.shorts || bytes < 2 || (blocks && bytes == BLOCK_BYTES) || !chance_one_in(6))
+    if (!here()->shorts || bytes < 2 || (blocks && bytes == BLOCK_BYTES) || !chance_one_in(6))
         return bytes;
     sim->figures.shorts++;
     return blocks ? BLOCK_BYTES + chance_below((bytes - BLOCK_BYTES) / 512) * 512 : 1 + chance_below(bytes - 1);
@@ -267,7 +280,7 @@ static int64_t write_iov(struct inode *inode, const struct iovec *iov, unsigned 
 {
     uint64_t done = 0;
     bool records = !sim->routine && offset % BLOCK_BYTES == 0 && bytes % BLOCK_BYTES == 0;
-    bool torn = disk.torn_per_mille > 0 && records && chance_below(1000) < disk.torn_per_mille;
+    bool torn = here()->torn_per_mille > 0 && records && chance_below(1000) < here()->torn_per_mille;
     if (torn) {
         sim->figures.torn++;
         fault_count(DISK_WRITE);
@@ -299,20 +312,31 @@ static uint64_t read_going(uint8_t *at, uint64_t got)
 
 static bool is_going(const struct inode *inode)
 {
-    return inode->values && inode->number % 2 == disk.going_mark && sim->now_us >= disk.going_from_us && sim->now_us < disk.going_to_us &&
-           chance_one_in(2);
+    return inode->values && inode->number % 2 == here()->going_mark && sim->now_us >= here()->going_from_us &&
+           sim->now_us < here()->going_to_us && chance_one_in(2);
+}
+
+/* Another host's, without a name: its chunks go some time after that. */
+static bool is_gone(const struct inode *inode)
+{
+    if (!sim->vfs.shared || inode->gone_us == 0 || sim->now_us < inode->gone_us + sim->scenario.chunks_us)
+        return false;
+    sim->figures.late_reads++;
+    return true;
 }
 
 static int64_t read_iov(struct inode *inode, const struct iovec *iov, unsigned count, uint64_t offset, uint64_t bytes)
 {
     uint64_t done = 0;
-    bool going = is_going(inode);
+    bool going = is_going(inode) || is_gone(inode);
+    uint64_t size = view_size(&sim->host->view, inode);
+    bytes = min_u64(bytes, size > offset ? size - offset : 0);
     for (unsigned i = 0; i < count && done < bytes; i++) {
         uint64_t part = min_u64(iov[i].iov_len, bytes - done);
         uint64_t got = vfs_read(inode, offset + done, iov[i].iov_base, part);
         if (got > 0 && going)
             got = read_going(iov[i].iov_base, got);
-        if (got > 0 && disk.flip_per_mille > 0 && chance_below(1000) < disk.flip_per_mille) {
+        if (got > 0 && here()->flip_per_mille > 0 && chance_below(1000) < here()->flip_per_mille) {
             sim->figures.flips++;
             fault_count(DISK_READ);
             ((uint8_t *)iov[i].iov_base)[chance_below(got)] ^= (uint8_t)(1u << chance_below(8));
@@ -389,7 +413,7 @@ void files_turn(struct loop *loop)
         flight->op = op;
         flight->upto = sim->vfs.change;
         flight->event = event_add(latency(), true, flight_lands, flight);
-        list_push_back(&sim->flights, &flight->link);
+        list_push_back(&sim->host->flights, &flight->link);
         parts->files_in_flight++;
     }
 }
@@ -402,7 +426,7 @@ bool files_waiting(const struct loop *loop)
 
 void files_crash(bool power)
 {
-    for (struct list *at; (at = list_pop_front(&sim->flights)) != NULL;) {
+    for (struct list *at; (at = list_pop_front(&sim->host->flights)) != NULL;) {
         struct flight *flight = CONTAINER_OF(at, struct flight, link);
         struct file_op *op = flight->op;
         if (op->kind == FILE_WRITE && chance_one_in(2)) {
@@ -412,14 +436,22 @@ void files_crash(bool power)
         }
         sim_free(flight);
     }
-    memset(disk.files, 0, sizeof disk.files);
+    for (int i = 0; i < FILES; i++) {
+        struct open_file *open = &here()->files[i];
+        if (!open->inode)
+            continue;
+        open->inode->opens--; /* vfs_crash() looks for those that nobody knows any more */
+        if (open->locks)
+            open->inode->locked = false;
+        *open = (struct open_file){0};
+    }
 }
 
 unsigned files_open(void)
 {
     unsigned open = 0;
     for (int i = 0; i < FILES; i++)
-        open += disk.files[i].inode != NULL;
+        open += here()->files[i].inode != NULL;
     return open;
 }
 
@@ -498,12 +530,13 @@ static int call_path(struct loop *loop, enum disk_op op, const char *path, uint6
 static int open_as(struct file *file, struct inode *inode, unsigned flags)
 {
     for (int i = 0; i < FILES; i++) {
-        if (disk.files[i].inode)
+        if (here()->files[i].inode)
             continue;
-        bool direct = (flags & FS_DIRECT) && disk.direct;
-        disk.files[i] = (struct open_file){.inode = inode, .direct = direct, .read_only = (flags & FS_READ_ONLY) != 0, .mount = disk.mount};
+        bool direct = (flags & FS_DIRECT) && here()->direct;
+        here()->files[i] =
+            (struct open_file){.inode = inode, .direct = direct, .read_only = (flags & FS_READ_ONLY) != 0, .mount = here()->number};
         inode->opens++;
-        *file = (struct file){.fd = FD_BASE + i, .direct = direct, .punt = disk.punt};
+        *file = (struct file){.fd = FD_BASE + i, .direct = direct, .punt = here()->punt};
         return 0;
     }
     sim_fail("more than %d files are open", FILES);
@@ -513,20 +546,21 @@ int fs_open(struct loop *loop, struct file *file, const char *path, unsigned fla
 {
     say("  open %s flags %u", path, flags);
     int err = call_path(loop, DISK_OPEN, path, flags);
-    struct inode *inode = vfs_find(&sim->vfs, path);
+    bool stale;
+    struct inode *inode = err ? NULL : view_find(&sim->host->view, path, &stale);
     if (err) {
         /* The name may be there all the same. */
-        if ((flags & FS_CREATE) && err != -ENOSPC && err != -EROFS && !disk.gone && chance_one_in(4))
+        if ((flags & FS_CREATE) && err != -ENOSPC && err != -EROFS && !here()->gone && chance_one_in(4))
             (void)vfs_create(&sim->vfs, path, false);
         return err;
     }
     if (flags & FS_CREATE) {
-        if (inode)
+        if (inode || (inode = vfs_create(&sim->vfs, path, false)) == NULL)
             return -EEXIST;
-        inode = vfs_create(&sim->vfs, path, false);
+        view_made(&sim->host->view, path, inode);
+    } else if (!inode || (stale && chance_one_in(4))) {
+        return -ENOENT; /* the daemon may have forgotten an inode that the kernel remembers */
     }
-    if (!inode)
-        return -ENOENT;
     if (inode->folder)
         return -EINVAL;
     err = open_as(file, inode, flags);
@@ -542,6 +576,8 @@ int fs_close(struct loop *loop, struct file *file)
     struct open_file *open = open_file(file);
     int err = call(loop, DISK_CLOSE, open, 0);
     open->inode->opens--;
+    if (!open->read_only)
+        vfs_publish(open->inode);
     if (open->locks)
         open->inode->locked = false;
     vfs_put(&sim->vfs, open->inode);
@@ -567,7 +603,7 @@ int fs_write(struct loop *loop, const struct file *file, const void *buf, uint64
     check_aligned(file, &iov, 1, offset);
     CHECK(!open->read_only);
     if (err) {
-        if (open->mount == disk.mount && chance_one_in(2))
+        if (open->mount == here()->number && chance_one_in(2))
             (void)write_iov(open->inode, &iov, 1, offset, chance_below(len + 1));
         return err;
     }
@@ -581,7 +617,7 @@ int fs_sync(struct loop *loop, const struct file *file)
     struct inode *inode = open_file(file)->inode;
     uint64_t upto = sim->vfs.change;
     int err = call(loop, DISK_SYNC, open_file(file), upto);
-    if (open_file(file)->mount != disk.mount)
+    if (open_file(file)->mount != here()->number)
         return -ENOTCONN;
     sync_inode(inode, upto, err);
     sim_disk_changed();
@@ -592,7 +628,7 @@ int fs_truncate(struct loop *loop, const struct file *file, uint64_t len)
 {
     struct inode *inode = open_file(file)->inode;
     int err = call(loop, DISK_TRUNCATE, open_file(file), len);
-    if (!err || (open_file(file)->mount == disk.mount && chance_one_in(4)))
+    if (!err || (open_file(file)->mount == here()->number && chance_one_in(4)))
         vfs_truncate(&sim->vfs, inode, len);
     sim_disk_changed();
     return err;
@@ -602,7 +638,7 @@ int64_t fs_size(struct loop *loop, const struct file *file)
 {
     struct inode *inode = open_file(file)->inode;
     int err = call(loop, DISK_SIZE, open_file(file), 0);
-    return err ? err : (int64_t)inode->now.size;
+    return err ? err : (int64_t)view_size(&sim->host->view, inode);
 }
 
 int fs_lock(struct loop *loop, const struct file *file)
@@ -625,7 +661,10 @@ int fs_unlink(struct loop *loop, const char *path)
             (void)vfs_unlink(&sim->vfs, path);
         return err;
     }
+    if (!view_find(&sim->host->view, path, NULL))
+        return -ENOENT;
     bool there = vfs_unlink(&sim->vfs, path);
+    view_forget(&sim->host->view, path);
     sim_disk_changed();
     return there ? 0 : -ENOENT;
 }
@@ -639,7 +678,13 @@ int fs_rename(struct loop *loop, const char *from, const char *to)
             (void)vfs_rename(&sim->vfs, from, to);
         return err;
     }
+    if (!view_find(&sim->host->view, from, NULL))
+        return -ENOENT;
     bool there = vfs_rename(&sim->vfs, from, to);
+    view_forget(&sim->host->view, from);
+    view_forget(&sim->host->view, to);
+    if (there)
+        view_made(&sim->host->view, to, vfs_find(&sim->vfs, to));
     sim_disk_changed();
     return there ? 0 : -ENOENT;
 }
@@ -656,7 +701,7 @@ int fs_sync_dir(struct loop *loop, const char *path)
 int fs_make_dirs(struct loop *loop, const char *path)
 {
     int err = call_path(loop, DISK_MAKE_DIR, path, 0);
-    if (disk.gone && disk.bare && sim->now_us > disk.gone_us + 2 * SECOND) /* before, it may have looked first and then done it */
+    if (here()->gone && here()->bare && sim->now_us > here()->gone_us + 2 * SECOND) /* before, it may have looked first and then done it */
         sim_fail("a folder is made on the root disk, where the mount was");
     if (err)
         return err;
@@ -681,18 +726,18 @@ int fs_dir_info(struct loop *loop, const char *path, struct fs_dir_info *out)
 {
     int err = call_path(loop, DISK_INFO, path, 0);
     const struct inode *inode = vfs_find(&sim->vfs, path);
-    if (!err && disk.gone) {
+    if (!err && here()->gone) {
         *out = (struct fs_dir_info){.device = 1, .free_bytes = GIB, .total_bytes = GIB, .type = "ext4"};
         return 0;
     }
     if (err || !inode)
         return err ? err : -ENOENT;
     *out = (struct fs_dir_info){
-        .device = 7 + disk.mount,
+        .device = 7 + here()->number,
         .free_bytes = (sim->vfs.capacity_pages - sim->vfs.pages) * BLOCK_BYTES,
         .total_bytes = sim->vfs.capacity_pages * BLOCK_BYTES,
     };
-    snprintf(out->type, sizeof out->type, "%s", disk.punt ? "fuse.hf3fs" : "ext4");
+    snprintf(out->type, sizeof out->type, "%s", here()->punt ? "fuse.hf3fs" : "ext4");
     return 0;
 }
 
@@ -723,7 +768,7 @@ int fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
     size_t from = chance_below(listing.count);
     for (size_t i = 0; i < listing.count; i++) {
         size_t at = (from + i) % listing.count;
-        if (!fn(arg, listing.names[at], !listing.inodes[at]->folder, listing.inodes[at]->now.size))
+        if (!fn(arg, listing.names[at], !listing.inodes[at]->folder, view_size(&sim->host->view, listing.inodes[at])))
             break;
     }
     return 0;
@@ -732,5 +777,5 @@ int fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
 /* What a careful operator asks for where a mount may go. */
 const char *disk_type_required(void)
 {
-    return disk.vanish_from_us > 0 ? "fuse.hf3fs" : "";
+    return here()->vanish_from_us > 0 ? "fuse.hf3fs" : "";
 }

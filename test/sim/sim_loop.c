@@ -28,7 +28,7 @@ struct loop {
 };
 
 struct routine {
-    struct list link; /* sim->routines */
+    struct list link; /* of its host */
     ucontext_t here, back;
     struct job *job; /* NULL: free */
     struct loop *loop;
@@ -211,7 +211,7 @@ void loop_post(struct task *task)
 
 void loop_settle(struct loop *loop)
 {
-    if (!sim->life || loop->turn)
+    if (!sim->host->life || loop->turn)
         return;
     if (!list_empty(&loop->tasks) || !list_empty(&loop->posts) || conns_dirty(loop) || files_waiting(loop))
         loop->turn = event_add(chance_below(20), true, turn, loop);
@@ -316,12 +316,12 @@ static void routine_main(void)
 /* Not inline: getcontext() returns twice. */
 static __attribute__((noinline)) struct routine *routine_free(void)
 {
-    for (struct list *at = sim->routines.next; at != &sim->routines; at = at->next)
+    for (struct list *at = sim->host->routines.next; at != &sim->host->routines; at = at->next)
         if (!CONTAINER_OF(at, struct routine, link)->job)
             return CONTAINER_OF(at, struct routine, link);
     struct routine *routine = sim_alloc(sizeof *routine);
     routine->stack = sim_alloc(STACK_BYTES);
-    list_push_back(&sim->routines, &routine->link);
+    list_push_back(&sim->host->routines, &routine->link);
     return routine;
 }
 
@@ -368,7 +368,7 @@ void routine_pause(uint64_t delay_us)
 
 void routines_drop(void)
 {
-    for (struct list *at; (at = list_pop_front(&sim->routines)) != NULL;) {
+    for (struct list *at; (at = list_pop_front(&sim->host->routines)) != NULL;) {
         struct routine *routine = CONTAINER_OF(at, struct routine, link);
         sim_free(routine->stack);
         sim_free(routine);

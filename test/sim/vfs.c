@@ -15,6 +15,7 @@ struct page {
 struct change {
     struct list link;
     uint64_t number;
+    unsigned host; /* that made it */
     bool truncate;
     uint64_t offset, len; /* of the bytes; len: the new length of a truncate */
     uint32_t first, count;
@@ -189,6 +190,7 @@ static struct change *change_new(struct vfs *vfs, struct inode *inode, uint32_t 
 {
     struct change *change = sim_alloc(sizeof *change + pages * sizeof(struct page *));
     change->number = ++vfs->change;
+    change->host = inode->writer = sim->host->number;
     list_push_back(&inode->changes, &change->link);
     return change;
 }
@@ -249,11 +251,13 @@ void vfs_truncate(struct vfs *vfs, struct inode *inode, uint64_t len)
     vfs->pages -= pages_count(&inode->now);
     pages_resize(&inode->now, len);
     vfs->pages += pages_count(&inode->now);
+    vfs_publish(inode);
 }
 
 void vfs_sync(struct vfs *vfs, struct inode *inode, uint64_t upto)
 {
     (void)vfs;
+    vfs_publish(inode);
     for (struct list *at; (at = list_first(&inode->changes)) != NULL;) {
         struct change *change = CONTAINER_OF(at, struct change, link);
         if (change->number > upto)
@@ -269,6 +273,14 @@ static void inode_recount(struct vfs *vfs, struct inode *inode, uint64_t before)
     vfs->pages -= before;
 }
 
+/* What readers see is what is durable and what is still to be. */
+static void now_again(struct inode *inode)
+{
+    pages_become(&inode->now, &inode->durable);
+    for (struct list *at = inode->changes.next; at != &inode->changes; at = at->next)
+        change_apply(CONTAINER_OF(at, struct change, link), &inode->now, FATE_ALL);
+}
+
 void vfs_sync_failed(struct vfs *vfs, struct inode *inode, uint64_t upto)
 {
     for (struct list *at; (at = list_first(&inode->changes)) != NULL;) {
@@ -282,9 +294,7 @@ void vfs_sync_failed(struct vfs *vfs, struct inode *inode, uint64_t upto)
         return;
     /* The cache lets go of what it could not write: readers see what is on the disk. */
     uint64_t before = pages_count(&inode->now);
-    pages_become(&inode->now, &inode->durable);
-    for (struct list *at = inode->changes.next; at != &inode->changes; at = at->next)
-        change_apply(CONTAINER_OF(at, struct change, link), &inode->now, FATE_ALL);
+    now_again(inode);
     inode_recount(vfs, inode, before);
 }
 
@@ -316,6 +326,17 @@ static void name_drop(struct vfs *vfs, struct name *name)
     vfs_put(vfs, inode);
 }
 
+void vfs_keep(struct inode *inode)
+{
+    inode->links++;
+}
+
+void vfs_let_go(struct vfs *vfs, struct inode *inode)
+{
+    inode->links--;
+    vfs_put(vfs, inode);
+}
+
 void vfs_put(struct vfs *vfs, struct inode *inode)
 {
     if (inode->links > 0 || inode->opens > 0)
@@ -327,6 +348,11 @@ void vfs_put(struct vfs *vfs, struct inode *inode)
     pages_clear(&inode->durable);
     list_remove(&inode->link);
     sim_free(inode);
+}
+
+void vfs_publish(struct inode *inode)
+{
+    inode->published = inode->now.size;
 }
 
 static void move_add(struct vfs *vfs, enum move_kind kind, struct inode *inode, const char *from, const char *to)
@@ -397,6 +423,7 @@ bool vfs_unlink(struct vfs *vfs, const char *path)
     struct name *name = name_find(&vfs->names, path);
     if (!name || name->inode->folder)
         return false;
+    name->inode->gone_us = sim->now_us + 1;
     move_add(vfs, MOVE_DROP, name->inode, path, "");
     name_drop(vfs, name);
     return true;
@@ -424,8 +451,10 @@ bool vfs_rename(struct vfs *vfs, const char *from, const char *to)
         return false;
     struct inode *inode = name->inode;
     struct name *old = name_find(&vfs->names, to);
-    if (old)
+    if (old) {
+        old->inode->gone_us = sim->now_us + 1;
         name_drop(vfs, old);
+    }
     name_add(&vfs->names, to, inode);
     move_add(vfs, MOVE_RENAME, inode, from, to);
     name_drop(vfs, name);
@@ -485,10 +514,14 @@ static enum fate fate_choose(enum cut cut)
     return cut == CUT_EITHER ? (chance_one_in(2) ? FATE_ALL : FATE_NONE) : parts[chance_below(6)];
 }
 
+/* What this host had not synced. */
 static void inode_cut(struct vfs *vfs, struct inode *inode, enum cut cut)
 {
-    for (struct list *at; (at = list_first(&inode->changes)) != NULL;) {
+    for (struct list *at = inode->changes.next, *next; at != &inode->changes; at = next) {
         struct change *change = CONTAINER_OF(at, struct change, link);
+        next = at->next;
+        if (change->host != sim->host->number)
+            continue;
         enum fate fate = fate_choose(cut);
         if (change->truncate && fate > FATE_NONE)
             fate = chance_one_in(2) ? FATE_ALL : FATE_NONE;
@@ -496,7 +529,7 @@ static void inode_cut(struct vfs *vfs, struct inode *inode, enum cut cut)
         change_free(change);
     }
     uint64_t before = pages_count(&inode->now);
-    pages_become(&inode->now, &inode->durable);
+    now_again(inode);
     inode_recount(vfs, inode, before);
 }
 
@@ -517,15 +550,9 @@ static void names_cut(struct vfs *vfs, enum cut cut)
 void vfs_crash(struct vfs *vfs, bool power, enum cut cut)
 {
     struct list *next;
-    for (struct list *at = vfs->inodes.next; at != &vfs->inodes; at = next) {
-        struct inode *inode = CONTAINER_OF(at, struct inode, link);
-        next = at->next;
-        inode->opens = 0;
-        inode->locked = false;
-        if (power)
-            inode_cut(vfs, inode, cut);
-    }
-    if (power)
+    for (struct list *at = vfs->inodes.next; at != &vfs->inodes && power; at = at->next)
+        inode_cut(vfs, CONTAINER_OF(at, struct inode, link), cut);
+    if (power && !vfs->shared)
         names_cut(vfs, cut);
     for (struct list *at = vfs->inodes.next; at != &vfs->inodes; at = next) {
         next = at->next;
@@ -536,19 +563,18 @@ void vfs_crash(struct vfs *vfs, bool power, enum cut cut)
 void vfs_unmount(struct vfs *vfs)
 {
     enum cut cut = chance_one_in(2) ? CUT_KEEPS : CUT_EITHER;
-    for (struct list *at = vfs->inodes.next; at != &vfs->inodes; at = at->next) {
-        struct inode *inode = CONTAINER_OF(at, struct inode, link);
-        inode->locked = false;
-        inode_cut(vfs, inode, cut);
-    }
+    for (struct list *at = vfs->inodes.next; at != &vfs->inodes; at = at->next)
+        inode_cut(vfs, CONTAINER_OF(at, struct inode, link), cut);
 }
 
-uint64_t vfs_value_bytes(struct vfs *vfs)
+uint64_t vfs_value_bytes(struct vfs *vfs, const char *node)
 {
     uint64_t bytes = 0;
+    char folder[64];
+    snprintf(folder, sizeof folder, "/%s/", node);
     for (struct list *at = vfs->names.next; at != &vfs->names; at = at->next) {
         const struct name *name = CONTAINER_OF(at, struct name, link);
-        if (name->inode->values)
+        if (name->inode->values && (strstr(name->path, folder) || strstr(name->path, "/objects/")))
             bytes += name->inode->now.size;
     }
     return bytes;

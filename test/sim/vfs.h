@@ -46,13 +46,19 @@ struct inode {
     struct pages now, durable;
     struct list changes;
     unsigned opens;
-    unsigned links; /* names, now and durable, and changes of names */
+    unsigned links;   /* names, now and durable, and changes of names; names that hosts remember */
+    uint64_t gone_us; /* when its name went; 0: it has one, or never had */
     bool locked;
     bool folder;
     bool values; /* a segment, or an object's own file */
+    /* of a shared one */
+    unsigned writer;                           /* the host that changed it last */
+    uint64_t published;                        /* the length that others are told: as of an fsync or a close */
+    uint64_t known_size[2], known_until_us[2]; /* that a host remembers (view.c) */
 };
 
 struct vfs {
+    bool shared; /* by hosts: names are a server's, which loses none; data is each host's until it is synced */
     struct list inodes;
     struct list names;   /* now */
     struct list durable; /* names on stable storage */
@@ -78,6 +84,11 @@ void vfs_sync_dir(struct vfs *vfs, const char *path);
 typedef void (*vfs_name_fn)(void *arg, const char *path, const char *name, struct inode *inode);
 void vfs_list(struct vfs *vfs, const char *path, vfs_name_fn fn, void *arg);
 void vfs_put(struct vfs *vfs, struct inode *inode); /* after opens or links were lowered */
+/* Somebody knows it without a name. */
+void vfs_keep(struct inode *inode);
+void vfs_let_go(struct vfs *vfs, struct inode *inode);
+/* Its length is what others are told from now on. */
+void vfs_publish(struct inode *inode);
 
 uint64_t vfs_read(struct inode *inode, uint64_t offset, void *at, uint64_t len);
 /* False: no room; nothing is changed. */
@@ -89,11 +100,13 @@ void vfs_sync(struct vfs *vfs, struct inode *inode, uint64_t upto);
 void vfs_sync_failed(struct vfs *vfs, struct inode *inode, uint64_t upto);
 /* Time makes some things durable. */
 void vfs_write_back(struct vfs *vfs);
-/* Nobody has anything open any more. After a power cut what was not durable survives whole, in parts, or not. */
+/* This host's server has ended, and has closed what it had open. After a power cut what was not durable of what it did survives whole, in
+ * parts, or not. */
 enum cut { CUT_LOSES, CUT_KEEPS, CUT_EITHER, CUT_TEARS };
 void vfs_crash(struct vfs *vfs, bool power, enum cut cut);
-/* The mount goes: what was not synced may go with it, locks do. Files stay open, and inodes with them. */
+/* This host's mount goes: what was not synced may go with it. Files stay open, and inodes with them. */
 void vfs_unmount(struct vfs *vfs);
-uint64_t vfs_value_bytes(struct vfs *vfs);
+/* Of a node's segments, and of all objects' files. */
+uint64_t vfs_value_bytes(struct vfs *vfs, const char *node);
 
 #endif
