@@ -237,13 +237,13 @@ static int publish(struct store_put *put)
     return STORE_OK;
 }
 
-/* Could a restart bring back an older value of this key over the one that is about to be shown? Then the remove log must say
- * first that it is dead (invariant I4). A write under way goes on: until the new value is shown, the old one is what there is. */
+/* Could a restart bring back an older value of this key over the one that is about to be shown, or a look at the directory another host's?
+ * Then the remove log must say first that it is dead (invariant I4). A write under way goes on: until the new value is shown, the old one is what there is. */
 static bool must_kill_first(struct store *store, const struct store_put *put, struct entry *entry)
 {
     if (!store->recovered || store->overflowing > 0 || disk_kill_pending(store->disk, put->key))
         return true;
-    if (store->doubt > 0 && put->replace)
+    if ((store->doubt > 0 || store->config.probe) && put->replace)
         return true;
     return entry && (entry->place || entry->flags & ENTRY_STRAY || !persist_withdraw(store, entry));
 }

@@ -295,6 +295,17 @@ def test_a_host_that_ends_leaves_its_objects_to_the_other(tmp_path):
         one.wire().misses(b"k")
 
 
+def test_what_was_replaced_unseen_does_not_come_back_by_a_crash(tmp_path):
+    """A replace of another host's object, which this one knows nothing of, and whose new value was in memory alone."""
+    data = tmp_path / "data"
+    with node("n1", data=data, args=["--probe"]) as one, node("n2", data=data, args=["--probe", "--persist", "none"]) as other:
+        one.wire().put(b"k", b"old" * 1000, ack="disk")
+        assert other.wire().put(b"k", b"new" * 1000, replace=True).code == OK
+        other.kill()
+        other.start()
+        other.wire().misses(b"k")
+
+
 def test_a_teardown_takes_what_is_ones_own(tmp_path):
     data = tmp_path / "data"
     with node("n1", data=data) as one, node("n2", data=data, args=["--probe"]) as other:
