@@ -43,7 +43,7 @@ const struct config_key config_keys[] = {
     {"unlink-delay", CONFIG_DURATION, AT(unlink_delay), 0, "0s", ANY,
      "how long the file of a segment that was given up stays, for others who read it; it counts as used"},
     {"index-memory", CONFIG_SIZE, AT(index_memory), 0, "1g", MIB, UINT64_MAX, NULL, false,
-     "bytes that the table of all objects may take (some 160 and the key for each); at the bound objects leave the disk to make room"},
+     "bytes that the table of all objects may take (some 130 and the key for each); at the bound objects leave the disk to make room"},
     {"write-queue", CONFIG_SIZE, AT(write_queue), 0, "256m", MIB, UINT64_MAX, NULL, false,
      "bytes that may wait to be written; at most half of memory counts"},
     {"inflight", CONFIG_SIZE, AT(inflight), 0, "512m", MIB, UINT64_MAX, NULL, false,

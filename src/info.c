@@ -64,6 +64,7 @@ static void objects_section(struct figures *out, const struct sources *from)
     number(out, "objects", store->table.objects);
     number(out, "table_bytes", store->table.heap_bytes);
     number(out, "table_limit_bytes", from->server->config->index_memory);
+    number(out, "table_most_moved", store->table.most_moved);
     number(out, "table_busy_total", figures->index_busy);
     number(out, "mortal", store->table.mortal);
     number(out, "pinned", store->table.pinned);

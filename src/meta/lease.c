@@ -8,6 +8,21 @@
 
 enum { MIN_BUCKET_BITS = 6, MAX_BUCKET_BITS = 20, MIN_HEAP = 16 };
 
+/* An entry that somebody holds. */
+struct held {
+    struct held *chain; /* among those that hash alike */
+    struct entry *entry;
+    struct list holds;
+};
+
+struct hold {
+    struct list in_held;
+    struct list in_lease;
+    struct hold *chain; /* among the holds whose lease and entry hash alike */
+    struct held *held;
+    struct lease *lease;
+};
+
 struct lease {
     struct lease *chain;
     struct list in_owner;
@@ -17,7 +32,7 @@ struct lease {
     size_t heap_index;
 };
 
-/* Both hash arrays are of one size, chosen once by `max_holds`: there is no growing, hence no pause. */
+/* All hash arrays are of one size, chosen once by `max_holds`: there is no growing, hence no pause. */
 struct leases {
     struct table *table;
     uint64_t secret;
@@ -27,6 +42,7 @@ struct leases {
     unsigned bucket_bits;
     struct lease **by_id;
     struct hold **by_pair;
+    struct held **by_entry;
     struct lease **heap; /* the next to run out first */
     size_t count;
     size_t heap_capacity;
@@ -64,6 +80,19 @@ static struct hold **hold_bucket(const struct leases *leases, const struct lease
     return &leases->by_pair[mix(lease->id ^ (uint64_t)(uintptr_t)entry) >> (64 - leases->bucket_bits)];
 }
 
+static struct held **held_bucket(const struct leases *leases, const struct entry *entry)
+{
+    return &leases->by_entry[mix((uintptr_t)entry) >> (64 - leases->bucket_bits)];
+}
+
+static struct held *held_find(const struct leases *leases, const struct entry *entry)
+{
+    struct held *held = *held_bucket(leases, entry);
+    while (held && held->entry != entry)
+        held = held->chain;
+    return held;
+}
+
 static struct lease *lease_find(const struct leases *leases, uint64_t id)
 {
     struct lease *lease = *lease_bucket(leases, id);
@@ -75,7 +104,7 @@ static struct lease *lease_find(const struct leases *leases, uint64_t id)
 static struct hold *hold_find(const struct leases *leases, const struct lease *lease, const struct entry *entry)
 {
     struct hold *hold = *hold_bucket(leases, lease, entry);
-    while (hold && (hold->lease != lease || hold->entry != entry))
+    while (hold && (hold->lease != lease || hold->held->entry != entry))
         hold = hold->chain;
     return hold;
 }
@@ -140,18 +169,48 @@ static void heap_take_out(struct leases *leases, struct lease *lease)
 
 /* ---- holds and leases ---- */
 
+/* NULL when the heap is out. */
+static struct held *held_new(struct leases *leases, struct entry *entry)
+{
+    struct held *held = malloc(sizeof *held);
+    if (!held)
+        return NULL;
+    struct held **bucket = held_bucket(leases, entry);
+    *held = (struct held){.chain = *bucket, .entry = entry};
+    list_init(&held->holds);
+    *bucket = held;
+    entry->flags |= ENTRY_LEASED;
+    return held;
+}
+
+/* Nobody holds it any more. */
+static void held_end(struct leases *leases, struct held *held)
+{
+    struct entry *entry = held->entry;
+    struct held **at = held_bucket(leases, entry);
+    while (*at && *at != held)
+        at = &(*at)->chain;
+    CHECK(*at == held && list_empty(&held->holds));
+    *at = held->chain;
+    free(held);
+    entry->flags &= (uint16_t)~ENTRY_LEASED;
+    table_settle(leases->table, entry);
+}
+
 static void hold_end(struct leases *leases, struct hold *hold)
 {
-    struct hold **at = hold_bucket(leases, hold->lease, hold->entry);
+    struct held *held = hold->held;
+    struct hold **at = hold_bucket(leases, hold->lease, held->entry);
     while (*at && *at != hold)
         at = &(*at)->chain;
     CHECK(*at == hold && leases->holds > 0);
     *at = hold->chain;
     leases->holds--;
-    list_remove(&hold->in_entry);
+    list_remove(&hold->in_held);
     list_remove(&hold->in_lease);
-    table_settle(leases->table, hold->entry);
     free(hold);
+    if (list_empty(&held->holds))
+        held_end(leases, held);
 }
 
 /* End at most `max` of the lease's holds; returns how many. */
@@ -203,9 +262,14 @@ int leases_new(struct leases **out, struct table *table, uint64_t max_holds, uin
     leases->by_pair = calloc(buckets, sizeof(struct hold *));
     if (!leases->by_pair)
         goto fail_by_id;
+    leases->by_entry = calloc(buckets, sizeof(struct held *));
+    if (!leases->by_entry)
+        goto fail_by_pair;
     *out = leases;
     return 0;
 
+fail_by_pair:
+    free(leases->by_pair);
 fail_by_id:
     free(leases->by_id);
 fail_leases:
@@ -221,6 +285,7 @@ void leases_free(struct leases *leases)
         lease_end(leases, leases->heap[leases->count - 1]);
     CHECK(leases->holds == 0);
     free(leases->heap);
+    free(leases->by_entry);
     free(leases->by_pair);
     free(leases->by_id);
     free(leases);
@@ -260,13 +325,18 @@ int lease_add(struct leases *leases, uint64_t id, struct entry *entry)
     struct hold *hold = malloc(sizeof *hold);
     if (!hold)
         return -ENOMEM;
-    hold->entry = entry;
+    struct held *held = entry->flags & ENTRY_LEASED ? held_find(leases, entry) : held_new(leases, entry);
+    if (!held) {
+        free(hold);
+        return -ENOMEM;
+    }
+    hold->held = held;
     hold->lease = lease;
     struct hold **bucket = hold_bucket(leases, lease, entry);
     hold->chain = *bucket;
     *bucket = hold;
     list_push_back(&lease->holds, &hold->in_lease);
-    list_push_back(&entry->holds, &hold->in_entry);
+    list_push_back(&held->holds, &hold->in_held);
     leases->holds++;
     table_settle(leases->table, entry);
     return 0;
@@ -297,10 +367,8 @@ void lease_owner_end(struct leases *leases, struct lease_owner *owner)
 
 void lease_forget(struct leases *leases, struct entry *entry)
 {
-    for (struct list *at = entry->holds.next, *next; at != &entry->holds; at = next) {
-        next = at->next;
-        hold_end(leases, CONTAINER_OF(at, struct hold, in_entry));
-    }
+    while (entry->flags & ENTRY_LEASED)
+        hold_end(leases, CONTAINER_OF(list_first(&held_find(leases, entry)->holds), struct hold, in_held));
     table_settle(leases->table, entry);
 }
 

@@ -3,7 +3,7 @@
  * A lease holds entries of the table; a held entry is not evicted. It ends by release, by time, or with its owner (the
  * connection that took it). An entry that goes (remove, replace, expiry) is taken out of every lease by lease_forget().
  *
- * Owns:    leases and holds. Borrows: entries (through their `holds` list) and the table, to settle them.
+ * Owns:    leases and holds, and the flag LEASED of entries. Borrows: entries and the table, to settle them.
  * Thread:  the loop's. Bounds: `max_holds` over all leases.
  */
 #ifndef KVD_META_LEASE_H
@@ -12,14 +12,6 @@
 #include "meta/table.h"
 
 struct leases;
-
-struct hold {
-    struct list in_entry;
-    struct list in_lease;
-    struct hold *chain; /* among the holds whose lease and entry hash alike */
-    struct entry *entry;
-    struct lease *lease;
-};
 
 /* The caller's, one a connection; init it, and end it when the connection ends. */
 struct lease_owner {

@@ -9,24 +9,37 @@
 #include "base/check.h"
 
 enum {
-    PAGE_BITS = 12,
+    PAGE_BITS = 10,
     PAGE_BUCKETS = 1 << PAGE_BITS,
     MAX_BITS = 40,
     SPLITS_PER_ADD = 2,
+    BUCKET_USUAL = 5, /* objects a bucket, on average, at which the next one is split */
+    LINE_BYTES = 64,
+    LINE_SLOTS = LINE_BYTES / sizeof(uint64_t),
+    LAST_SLOT = LINE_SLOTS - 1,
+    TAG_SHIFT = 48,
     DESPERATE_LOOKS = 64,
 };
+#define SLOT_LINK UINT64_C(1)
+#define SLOT_TAG (UINT64_MAX << TAG_SHIFT)
 
 enum use_list { USE_WRITING, USE_HELD, USE_DIRTY, USE_WRITTEN, USE_CLEAN, USE_LISTS, USE_NONE = USE_LISTS };
-enum { STORE_FLAGS = ENTRY_PINNED | ENTRY_WRITING | ENTRY_TOUCHED | ENTRY_UNWRITABLE | ENTRY_SHED | ENTRY_STRAY };
+enum { STORE_FLAGS = ENTRY_PINNED | ENTRY_WRITING | ENTRY_TOUCHED | ENTRY_UNWRITABLE | ENTRY_SHED | ENTRY_STRAY | ENTRY_LEASED };
 
-/* Chains are in the order of hashes. */
+/* Eight slots, filled from the first on. A slot is the place of an entry (48 bits, as addresses are on all machines we know) and, above it,
+ * the lowest 16 bits of its hash; 0 is an empty one. Where eight are not enough, the last is the address of another line, marked by
+ * SLOT_LINK, which has two entries at least. */
+struct line {
+    uint64_t slots[LINE_SLOTS];
+};
+
 struct bucket_page {
-    struct entry *buckets[PAGE_BUCKETS];
+    struct line buckets[PAGE_BUCKETS];
 };
 
 /* Linear hashing by the high bits of the hash: a hash in one of the first `split` of the 2^bits buckets is in bucket hash >> (63 - bits) of
- * `next_pages`, any other in bucket hash >> (64 - bits) of `pages`. Splitting a bucket cuts its chain in two, so everything stays in the
- * order of hashes. The buckets come in pages so that old ones can be given back one by one: neither a pause nor both sizes at once. */
+ * `next_pages`, any other in bucket hash >> (64 - bits) of `pages`. So buckets are in the order of hashes; within a bucket there is none.
+ * The buckets come in pages so that old ones can be given back one by one: neither a pause nor both sizes at once. */
 struct table {
     uint8_t secret[TABLE_SECRET_BYTES];
     unsigned bits;
@@ -40,8 +53,9 @@ struct table {
 };
 
 _Static_assert(TABLE_SECRET_BYTES >= XXH3_SECRET_SIZE_MIN, "XXH3 refuses short secrets");
-/* With malloc's 8 bytes, rounding to 16 (8 on average) and one bucket: 160 at most. */
-_Static_assert(offsetof(struct entry, key) + 8 + 8 + sizeof(struct entry *) <= 160, "an object costs too much");
+_Static_assert(sizeof(struct line) == LINE_BYTES && LINE_SLOTS == 8, "a bucket is a line of the cache");
+/* With a key of 48 bytes and malloc's 8 that makes 160, 112 beside the key; some 15 are its share of the buckets. */
+_Static_assert(offsetof(struct entry, key) <= 102, "an object costs too much");
 
 void place_init(struct place *place)
 {
@@ -92,6 +106,12 @@ static uint64_t directory_size(unsigned bits)
     return heap_size(((size_t)1 << (bits - PAGE_BITS)) * sizeof(struct bucket_page *));
 }
 
+static struct bucket_page *page_new(void)
+{
+    struct bucket_page *page = aligned_alloc(LINE_BYTES, sizeof *page);
+    return page ? memset(page, 0, sizeof *page) : NULL;
+}
+
 int table_new(struct table **out, const uint8_t secret[TABLE_SECRET_BYTES])
 {
     struct table *table = calloc(1, sizeof *table);
@@ -101,7 +121,7 @@ int table_new(struct table **out, const uint8_t secret[TABLE_SECRET_BYTES])
     table->pages = directory_new(table->bits);
     if (!table->pages)
         goto fail_table;
-    table->pages[0] = calloc(1, sizeof *table->pages[0]);
+    table->pages[0] = page_new();
     if (!table->pages[0])
         goto fail_pages;
     memcpy(table->secret, secret, TABLE_SECRET_BYTES);
@@ -120,19 +140,54 @@ fail_table:
 
 static void entry_check_unused(const struct entry *entry)
 {
-    CHECK(!entry->blob && !entry->place && !entry->work && list_empty(&entry->holds));
+    CHECK(!entry->blob && !entry->place && !entry->work && !(entry->flags & ENTRY_LEASED));
+}
+
+static struct entry *slot_entry(uint64_t slot)
+{
+    return (struct entry *)(uintptr_t)(slot & ~SLOT_TAG);
+}
+
+static uint64_t slot_of(const struct entry *entry, uint64_t hash)
+{
+    CHECK(((uintptr_t)entry & (SLOT_TAG | SLOT_LINK)) == 0);
+    return (uintptr_t)entry | hash << TAG_SHIFT;
+}
+
+/* The line after this one, or NULL. */
+static struct line *line_next(const struct line *line)
+{
+    uint64_t last = line->slots[LAST_SLOT];
+    return last & SLOT_LINK ? (struct line *)(uintptr_t)(last & ~SLOT_LINK) : NULL;
+}
+
+/* How many entries it has itself. */
+static unsigned line_count(const struct line *line)
+{
+    unsigned count = 0;
+    while (count < LINE_SLOTS && line->slots[count] && !(line->slots[count] & SLOT_LINK))
+        count++;
+    return count;
+}
+
+static void bucket_free(struct line *bucket)
+{
+    for (struct line *line = bucket, *next; line; line = next) {
+        next = line_next(line);
+        for (unsigned i = 0; i < line_count(line); i++) {
+            entry_check_unused(slot_entry(line->slots[i]));
+            entry_free(slot_entry(line->slots[i]));
+        }
+        if (line != bucket)
+            free(line);
+    }
 }
 
 static void directory_free(struct bucket_page **pages, unsigned bits)
 {
     for (size_t page = 0; pages && page < (size_t)1 << (bits - PAGE_BITS); page++) {
-        for (size_t i = 0; pages[page] && i < PAGE_BUCKETS; i++) {
-            for (struct entry *entry = pages[page]->buckets[i], *next; entry; entry = next) {
-                next = entry->chain;
-                entry_check_unused(entry);
-                entry_free(entry);
-            }
-        }
+        for (size_t i = 0; pages[page] && i < PAGE_BUCKETS; i++)
+            bucket_free(&pages[page]->buckets[i]);
         free(pages[page]);
     }
     free(pages);
@@ -152,12 +207,12 @@ uint64_t table_hash(const struct table *table, struct span key)
     return XXH3_64bits_withSecret(key.at, key.len, table->secret, TABLE_SECRET_BYTES);
 }
 
-static struct entry **bucket_at(struct bucket_page *const *pages, uint64_t index)
+static struct line *bucket_at(struct bucket_page *const *pages, uint64_t index)
 {
     return &pages[index >> PAGE_BITS]->buckets[index & (PAGE_BUCKETS - 1)];
 }
 
-static struct entry **bucket_of(const struct table *table, uint64_t hash)
+static struct line *bucket_of(const struct table *table, uint64_t hash)
 {
     uint64_t index = hash >> (64 - table->bits);
     if (index >= table->split)
@@ -177,15 +232,100 @@ void table_prefetch(const struct table *table, uint64_t hash)
     __builtin_prefetch(bucket_of(table, hash));
 }
 
+/* Its end and its key, as far as most keys reach. */
+static void entry_prefetch(const struct entry *entry)
+{
+    __builtin_prefetch(&entry->size);
+    __builtin_prefetch((const char *)&entry->size + LINE_BYTES);
+}
+
+static bool slot_may_be(uint64_t slot, uint64_t hash)
+{
+    return (slot & (SLOT_TAG | SLOT_LINK)) == hash << TAG_SHIFT && slot != 0;
+}
+
+void table_prefetch_entry(const struct table *table, uint64_t hash)
+{
+    const struct line *line = bucket_of(table, hash);
+    for (unsigned i = 0; i < LINE_SLOTS; i++)
+        if (slot_may_be(line->slots[i], hash))
+            entry_prefetch(slot_entry(line->slots[i]));
+    if (line_next(line))
+        __builtin_prefetch(line_next(line));
+}
+
 struct entry *table_find(const struct table *table, struct span key, uint64_t hash)
 {
-    struct entry *entry = *bucket_of(table, hash);
-    while (entry && entry->hash < hash)
-        entry = entry->chain;
-    for (; entry && entry->hash == hash; entry = entry->chain)
-        if (span_equal(entry_key(entry), key))
-            return entry;
+    for (const struct line *line = bucket_of(table, hash); line; line = line_next(line)) {
+        for (unsigned i = 0; i < LINE_SLOTS && line->slots[i]; i++) {
+            if (!slot_may_be(line->slots[i], hash))
+                continue;
+            struct entry *entry = slot_entry(line->slots[i]);
+            if (span_equal(entry_key(entry), key))
+                return entry;
+        }
+    }
     return NULL;
+}
+
+/* Put a slot behind the others of the bucket. A line that this takes is the first of `spare` (linked by their last slots), else the heap's;
+ * false when that is out. */
+static bool bucket_add(struct table *table, struct line *line, uint64_t slot, struct line **spare)
+{
+    while (line_next(line))
+        line = line_next(line);
+    unsigned count = line_count(line);
+    if (count < LINE_SLOTS) {
+        line->slots[count] = slot;
+        return true;
+    }
+    struct line *more = *spare;
+    if (more) {
+        *spare = line_next(more);
+        memset(more, 0, sizeof *more);
+    } else {
+        more = calloc(1, sizeof *more);
+        if (!more)
+            return false;
+        table->sums.heap_bytes += heap_size(sizeof *more);
+    }
+    more->slots[0] = line->slots[LAST_SLOT];
+    more->slots[1] = slot;
+    line->slots[LAST_SLOT] = (uintptr_t)more | SLOT_LINK;
+    return true;
+}
+
+static void line_free(struct table *table, struct line *line)
+{
+    table->sums.heap_bytes -= heap_size(sizeof *line);
+    free(line);
+}
+
+/* The last slot takes the place of the one that goes. */
+static void bucket_take_out(struct table *table, struct line *bucket, uint64_t slot)
+{
+    uint64_t *at = NULL;
+    struct line *before = NULL, *last = bucket;
+    for (struct line *line = bucket; line; before = line_next(line) ? line : before, last = line, line = line_next(line))
+        for (unsigned i = 0; i < LINE_SLOTS && !at; i++)
+            if (line->slots[i] == slot)
+                at = &line->slots[i];
+    CHECK(at);
+    unsigned count = line_count(last);
+    *at = last->slots[count - 1];
+    last->slots[count - 1] = 0;
+    if (before && count == 2) {
+        before->slots[LAST_SLOT] = last->slots[0];
+        line_free(table, last);
+    }
+}
+
+static unsigned bucket_count(const struct line *line)
+{
+    unsigned count = line_count(line);
+    while ((line = line_next(line)) != NULL)
+        count += line_count(line);
+    return count;
 }
 
 /* Make sure that the two buckets that the next one to be split becomes are there. */
@@ -201,7 +341,7 @@ static bool split_prepare(struct table *table)
     }
     struct bucket_page **page = &table->next_pages[2 * table->split >> PAGE_BITS];
     if (!*page) {
-        *page = calloc(1, sizeof **page);
+        *page = page_new();
         if (!*page)
             return false;
         table->sums.heap_bytes += heap_size(sizeof **page);
@@ -228,32 +368,59 @@ static void split_clean_up(struct table *table)
     table->split = 0;
 }
 
-/* False when the heap is out: the chains then grow longer, until it has room again. */
-static bool split_one(struct table *table)
+static void line_split(struct table *table, const struct line *line, struct line *to, struct line **spare)
 {
-    if (!split_prepare(table))
-        return false;
-    struct entry **from = bucket_at(table->pages, table->split);
-    struct entry **to = bucket_at(table->next_pages, 2 * table->split);
-    uint64_t middle = (2 * table->split + 1) << (63 - table->bits);
-    struct entry **cut = from;
-    while (*cut && (*cut)->hash < middle)
-        cut = &(*cut)->chain;
-    to[1] = *cut;
-    *cut = NULL;
-    to[0] = *from;
-    *from = NULL;
-    table->split++;
-    split_clean_up(table);
-    return true;
+    for (unsigned i = 0; i < line_count(line); i++)
+        entry_prefetch(slot_entry(line->slots[i]));
+    for (unsigned i = 0; i < line_count(line); i++) {
+        uint64_t hash = table_hash(table, entry_key(slot_entry(line->slots[i])));
+        bool added = bucket_add(table, &to[hash >> (63 - table->bits) & 1], line->slots[i], spare);
+        CHECK(added);
+    }
 }
 
-/* Keep as many buckets as objects; two splits for an addition make up for what an empty heap delayed. */
+/* Further lines are used again as soon as they have been read: they are enough, for two buckets take no more of them than one had. Returns
+ * how many entries it had; -ENOMEM: the buckets then grow fuller, until the heap has room again. */
+static int split_one(struct table *table)
+{
+    if (!split_prepare(table))
+        return -ENOMEM;
+    struct line *from = bucket_at(table->pages, table->split);
+    struct line *to = bucket_at(table->next_pages, 2 * table->split);
+    struct line *spare = NULL;
+    int moved = (int)bucket_count(from);
+    for (struct line *line = from, *next; line; line = next) {
+        next = line_next(line);
+        struct line copy = *line;
+        memset(line, 0, sizeof *line);
+        if (line != from) {
+            line->slots[LAST_SLOT] = spare ? (uintptr_t)spare | SLOT_LINK : 0;
+            spare = line;
+        }
+        line_split(table, &copy, to, &spare);
+    }
+    while (spare) {
+        struct line *next = line_next(spare);
+        line_free(table, spare);
+        spare = next;
+    }
+    table->split++;
+    split_clean_up(table);
+    return moved;
+}
+
+/* Two splits for an addition make up for what an empty heap delayed. */
 static void table_grow(struct table *table)
 {
-    for (unsigned i = 0; i < SPLITS_PER_ADD; i++)
-        if (((uint64_t)1 << table->bits) + table->split >= table->sums.objects || !split_one(table))
-            return;
+    uint64_t moved = 0;
+    for (unsigned i = 0; i < SPLITS_PER_ADD; i++) {
+        uint64_t buckets = ((uint64_t)1 << table->bits) + table->split;
+        int more = buckets * BUCKET_USUAL < table->sums.objects ? split_one(table) : -ENOMEM;
+        if (more < 0)
+            break;
+        moved += (unsigned)more;
+    }
+    table->sums.most_moved = max_u64(table->sums.most_moved, moved);
 }
 
 static struct entry *entry_new(struct span key, bool mortal)
@@ -271,20 +438,20 @@ static struct entry *entry_new(struct span key, bool mortal)
 static struct entry *add(struct table *table, struct span key, uint64_t hash, bool mortal)
 {
     CHECK(key.len >= 1 && key.len <= KEY_MAX_BYTES);
+    struct line *bucket = bucket_of(table, hash), *none = NULL;
+    if (bucket_count(bucket) >= TABLE_BUCKET_MOST)
+        return NULL;
     struct entry *entry = entry_new(key, mortal);
     if (!entry)
         return NULL;
-    entry->hash = hash;
     entry->key_len = key.len & 0x7fff;
     memcpy(entry->key, key.at, key.len);
     list_init(&entry->by_use);
     list_init(&entry->in_place);
-    list_init(&entry->holds);
-    struct entry **at = bucket_of(table, hash);
-    while (*at && (*at)->hash < hash)
-        at = &(*at)->chain;
-    entry->chain = *at;
-    *at = entry;
+    if (!bucket_add(table, bucket, slot_of(entry, hash), &none)) {
+        entry_free(entry);
+        return NULL;
+    }
     table->sums.objects++;
     table->sums.mortal += mortal;
     table->sums.heap_bytes += heap_size(entry_size(key.len, mortal));
@@ -307,11 +474,8 @@ void table_drop(struct table *table, struct entry *entry)
     entry_check_unused(entry);
     entry->flags &= (uint16_t) ~(ENTRY_PINNED | ENTRY_WRITING);
     table_settle(table, entry);
-    struct entry **at = bucket_of(table, entry->hash);
-    while (*at && *at != entry)
-        at = &(*at)->chain;
-    CHECK(*at == entry);
-    *at = entry->chain;
+    uint64_t hash = table_hash(table, entry_key(entry));
+    bucket_take_out(table, bucket_of(table, hash), slot_of(entry, hash));
     table->sums.objects--;
     table->sums.mortal -= entry->mortal;
     table->sums.heap_bytes -= heap_size(entry_size(entry->key_len, entry->mortal));
@@ -342,7 +506,7 @@ static bool idle_due(const struct entry *entry, bool held)
 /* The flags as they must be: the store's as they are, the table's by what the entry is now. */
 static uint16_t flags_due(const struct entry *entry)
 {
-    bool leased = !list_empty(&entry->holds);
+    bool leased = entry->flags & ENTRY_LEASED;
     bool held = leased || entry->flags & ENTRY_PINNED;
     unsigned due = entry->flags & (STORE_FLAGS | ENTRY_REREAD);
     if (entry->blob)
@@ -537,28 +701,52 @@ void table_sums(const struct table *table, struct table_sums *out)
     *out = table->sums;
 }
 
+struct scanned {
+    uint64_t hash;
+    struct entry *entry;
+};
+
+/* What of a bucket is at `cursor` or behind it, in the order of hashes. Returns how many. */
+static unsigned bucket_sort(const struct table *table, const struct line *bucket, uint64_t cursor, struct scanned out[TABLE_BUCKET_MOST])
+{
+    for (const struct line *line = bucket; line; line = line_next(line))
+        for (unsigned i = 0; i < line_count(line); i++)
+            entry_prefetch(slot_entry(line->slots[i]));
+    unsigned count = 0;
+    for (const struct line *line = bucket; line; line = line_next(line)) {
+        for (unsigned i = 0; i < line_count(line); i++) {
+            struct entry *entry = slot_entry(line->slots[i]);
+            uint64_t hash = table_hash(table, entry_key(entry));
+            if (hash < cursor)
+                continue;
+            unsigned at = count++;
+            for (; at > 0 && out[at - 1].hash > hash; at--)
+                out[at] = out[at - 1];
+            out[at] = (struct scanned){hash, entry};
+        }
+    }
+    return count;
+}
+
 /* Equal hashes go out together, or the cursor, which is a hash, could not tell which of them were seen. A call gets over at least one
  * entry or one bucket, so that the walk ends whatever its limits are. */
 uint64_t table_scan(struct table *table, uint64_t cursor, struct span prefix, uint32_t limit, uint32_t steps, table_scan_fn fn, void *arg)
 {
     CHECK(limit > 0 && steps > 0);
+    struct scanned scanned[TABLE_BUCKET_MOST];
     uint32_t called = 0;
     for (uint32_t step = 0; step < steps && called < limit; step++) {
         uint64_t last = bucket_last_hash(table, cursor);
-        struct entry *entry = *bucket_of(table, cursor);
-        while (entry && entry->hash < cursor)
-            entry = entry->chain;
-        while (entry) {
-            if (entry->hash != cursor && (step >= steps || called >= limit))
-                return entry->hash;
-            struct entry *next = entry->chain;
-            cursor = entry->hash;
+        unsigned count = bucket_sort(table, bucket_of(table, cursor), cursor, scanned);
+        for (unsigned i = 0; i < count; i++) {
+            if (scanned[i].hash != cursor && (step >= steps || called >= limit))
+                return scanned[i].hash;
+            cursor = scanned[i].hash;
             step++;
-            if (span_starts_with(entry_key(entry), prefix)) {
+            if (span_starts_with(entry_key(scanned[i].entry), prefix)) {
                 called++;
-                fn(arg, entry);
+                fn(arg, scanned[i].entry);
             }
-            entry = next;
         }
         if (last == UINT64_MAX)
             return 0;

@@ -5,8 +5,12 @@
  * Not its: I/O, loops, clocks (times come in as ms of a monotonic clock), policy beyond "least recently used first".
  * Thread:  the loop's.
  *
- * Memory, beside the key: at most 160 bytes an object on average (entry plus its share of the buckets), also while it grows; 24 more for
- * one that can expire. It grows by moving a few buckets with each addition: no call is ever O(n), but where said so.
+ * Memory, beside the key: some 127 bytes an object where the key's length is up to 2 beyond a multiple of 16 (malloc rounds: up to 142 for
+ * others, 132 on average), also while it grows; 24 more for one that can expire. It grows by splitting a few buckets with each addition: no
+ * call is ever O(n), but where said so; none moves more than TABLE_MOST_MOVED objects' places, and no object itself ever moves.
+ *
+ * A bucket is one line of the cache: eight places, each with 16 bits of its object's hash. So what is not there costs one line (some 15 %
+ * of the time a second), what is there costs the lines of its entry's end and its key, too.
  */
 #ifndef KVD_META_TABLE_H
 #define KVD_META_TABLE_H
@@ -22,7 +26,12 @@
 struct blob;
 struct table;
 
-enum { KEY_MAX_BYTES = 1024, TABLE_SECRET_BYTES = 192 };
+enum {
+    KEY_MAX_BYTES = 1024,
+    TABLE_SECRET_BYTES = 192,
+    TABLE_BUCKET_MOST = 64, /* objects in one bucket. Five are usual: more than this come by equal hashes alone */
+    TABLE_MOST_MOVED = 2 * TABLE_BUCKET_MOST
+};
 
 /* One file on disk, as far as the table knows it: which objects have their disk replica there. The store's memory; must be
  * empty when it goes. */
@@ -53,30 +62,29 @@ enum entry_flags {
     ENTRY_COUNTED_LEASED = 1024,
     ENTRY_COUNTED_WRITING = 2048,
     ENTRY_COUNTED_PLACED = 4096,
-    ENTRY_REREAD = 8192, /* used since it came to its place on disk */
-    ENTRY_STRAY = 16384, /* the store's, kept as it is: a record of it may be on disk elsewhere, too */
+    ENTRY_REREAD = 8192,  /* used since it came to its place on disk */
+    ENTRY_STRAY = 16384,  /* the store's, kept as it is: a record of it may be on disk elsewhere, too */
+    ENTRY_LEASED = 32768, /* lease.h's, kept as it is: somebody holds it */
 };
 
+/* What a look-up reads comes last, beside the key. */
 struct entry {
-    struct entry *chain; /* the table's */
-    uint64_t hash;
-    uint64_t version;
-    uint64_t size; /* may change only while it has neither replica and that has been settled: the sums count by it */
-    uint64_t checksum;
-    struct blob *blob;   /* memory replica, complete; or NULL. Set by the store, then table_settle() */
-    struct place *place; /* disk replica, complete; or NULL. Set by table_set_place() */
-    void *work;          /* the store's: a write, a read into memory, or a replace under way */
-    struct list by_use;  /* the table's */
+    struct list by_use; /* the table's */
     struct list in_place;
-    struct list holds; /* struct hold of lease.h; leased when not empty */
-    uint32_t block;    /* where in the place, in 4 KiB blocks */
+    uint64_t version;
+    uint64_t checksum;
+    void *work;     /* the store's: a write, a read into memory, or a replace under way */
+    uint32_t block; /* where in the place, in 4 KiB blocks */
     union {
         uint32_t blocks;
         uint32_t checked_tick; /* of an object that is a file of its own: when that was last seen to be there */
     };
-    uint32_t put_tick;  /* when it was put (or found at start), in ticks of the loop's clock: table_tick() */
-    uint32_t used_tick; /* last used */
-    uint16_t hits;      /* saturates */
+    uint32_t put_tick;   /* when it was put (or found at start), in ticks of the loop's clock: table_tick() */
+    uint32_t used_tick;  /* last used */
+    uint64_t size;       /* may change only while it has neither replica and that has been settled: the sums count by it */
+    struct place *place; /* disk replica, complete; or NULL. Set by table_set_place() */
+    struct blob *blob;   /* memory replica, complete; or NULL. Set by the store, then table_settle() */
+    uint16_t hits;       /* saturates */
     uint16_t key_len : 15;
     uint16_t mortal : 1; /* a struct expiry lies before it: entry_expiry() */
     uint16_t flags;
@@ -112,25 +120,26 @@ static inline struct entry *expiry_entry(struct expiry *expiry)
 
 /* `secret` is random (XXH3's secret: hashes cannot be foreseen by clients); copied. 0 or -ENOMEM. */
 int table_new(struct table **out, const uint8_t secret[TABLE_SECRET_BYTES]);
-/* Frees every entry too; none may have a blob, a place, work or holds any more. */
+/* Frees every entry too; none may have a blob, a place or work any more, nor be leased. */
 void table_free(struct table *table);
 
 uint64_t table_hash(const struct table *table, struct span key);
 /* NULL when it is not there. `hash` is table_hash(key). */
 struct entry *table_find(const struct table *table, struct span key, uint64_t hash);
-/* Start fetching the bucket of `hash` into the cache; for batches. */
+/* For batches: start fetching into the cache the bucket of `hash`; and, once that is there, what in it may be the entry. */
 void table_prefetch(const struct table *table, uint64_t hash);
-/* Add a key that is not there, all else zero. NULL when the heap is out. */
+void table_prefetch_entry(const struct table *table, uint64_t hash);
+/* Add a key that is not there, all else zero; `hash` is table_hash(key). NULL when the heap is out, or its bucket full. */
 struct entry *table_add(struct table *table, struct span key, uint64_t hash);
 /* The same for one that can expire: at_ms is 0, it is in no wheel. */
 struct entry *table_add_mortal(struct table *table, struct span key, uint64_t hash);
-/* Take it out and free it. It must have no blob, place, work or holds. */
+/* Take it out and free it. It must have no blob, place or work, and not be leased. */
 void table_drop(struct table *table, struct entry *entry);
 
 /* Set or clear (NULL) the disk replica, keep the place's figures right, and settle. */
 void table_set_place(struct table *table, struct entry *entry, struct place *place, uint32_t block, uint32_t blocks);
 
-/* To be called after any change of blob, flags (PINNED, WRITING), or holds: puts the entry on the use list where it belongs and keeps the
+/* To be called after any change of blob or flags (PINNED, WRITING, LEASED): puts the entry on the use list where it belongs and keeps the
  * sums right. Lists: WRITING (never a victim), HELD (leased or pinned), and of anything else with a blob: DIRTY (it has no place), WRITTEN
  * (its place came by a write during which and since nobody used it: it was cold then), CLEAN (it has a place, too). An entry without a
  * blob is on none. It joins a list at the most recently used end; only one that is dirty again because its place or its write came to
@@ -171,6 +180,7 @@ struct table_sums {
     uint64_t pinned, leased, writing;
     uint64_t mortal;     /* objects that can expire */
     uint64_t heap_bytes; /* what the table itself takes, keys included, malloc's overhead estimated */
+    uint64_t most_moved; /* places of objects that one addition has moved, at most */
 };
 void table_sums(const struct table *table, struct table_sums *out);
 

@@ -53,7 +53,7 @@ void entry_forget(struct store *store, struct entry *entry)
 void entry_drop(struct store *store, struct entry *entry, uint64_t *reason)
 {
     ++*reason;
-    sketch_note(store->dropped, entry->hash);
+    sketch_note(store->dropped, table_hash(store->table, entry_key(entry)));
     bury_stray(store, entry);
     entry_forget(store, entry);
 }

@@ -61,14 +61,19 @@ void entry_expire(struct store *store, struct entry *entry)
     room_changed(store);
 }
 
-struct entry *store_find(struct store *store, struct span key)
+struct entry *store_find_hashed(struct store *store, struct span key, uint64_t hash)
 {
     CHECK(loop_is_mine(store->loop));
-    struct entry *entry = table_find(store->table, key, table_hash(store->table, key));
+    struct entry *entry = table_find(store->table, key, hash);
     if (!entry || !entry_expired(store, entry))
         return entry;
     entry_expire(store, entry);
     return NULL;
+}
+
+struct entry *store_find(struct store *store, struct span key)
+{
+    return store_find_hashed(store, key, table_hash(store->table, key));
 }
 
 /* ---- sweeping ---- */

@@ -23,6 +23,41 @@ static struct entry *find(struct store *store, struct span key)
     return well_formed(key) ? store_find(store, key) : NULL;
 }
 
+/* Keys that are asked for together. What the table will read is fetched for several at once: the time of a look-up is that of waiting for
+ * memory, and the waits of so many go by together. */
+enum { AHEAD = 16 };
+struct batch {
+    struct store *store;
+    const struct span *keys;
+    uint32_t count;
+    uint32_t ready; /* keys whose hashes are known */
+    uint64_t hashes[AHEAD];
+};
+
+static void batch_fetch(struct batch *batch)
+{
+    const struct table *table = batch->store->table;
+    uint32_t from = batch->ready, end = (uint32_t)min_u64(batch->count, (uint64_t)from + AHEAD);
+    for (uint32_t i = from; i < end; i++) {
+        if (!well_formed(batch->keys[i]))
+            continue;
+        batch->hashes[i % AHEAD] = table_hash(table, batch->keys[i]);
+        table_prefetch(table, batch->hashes[i % AHEAD]);
+    }
+    for (uint32_t i = from; i < end; i++)
+        if (well_formed(batch->keys[i]))
+            table_prefetch_entry(table, batch->hashes[i % AHEAD]);
+    batch->ready = end;
+}
+
+/* Each key in its turn. */
+static struct entry *batch_find(struct batch *batch, uint32_t i)
+{
+    if (i == batch->ready)
+        batch_fetch(batch);
+    return well_formed(batch->keys[i]) ? store_find_hashed(batch->store, batch->keys[i], batch->hashes[i % AHEAD]) : NULL;
+}
+
 static uint8_t where(const struct entry *entry)
 {
     return (uint8_t)((entry->blob ? IN_MEMORY : 0) | (entry->place ? ON_DISK : 0));
@@ -60,11 +95,12 @@ uint32_t store_exists(struct store *store, const struct span *keys, uint32_t cou
                       uint8_t *present, uint64_t *lease)
 {
     struct taking taking = {.store = store, .owner = owner, .lease_ms = lease_ms};
+    struct batch batch = {.store = store, .keys = keys, .count = count};
     uint32_t found = 0;
     store_lock(store);
     for (uint32_t i = 0; i < count; i++) {
         batch_goes_on(store, i);
-        struct entry *entry = find(store, keys[i]);
+        struct entry *entry = batch_find(&batch, i);
         present[i] = entry && take_lease(&taking, entry) ? where(entry) : 0;
         found += present[i] != 0;
     }
@@ -84,11 +120,12 @@ void store_match(struct store *store, const struct span *keys, uint32_t count, u
                  struct store_matched *out)
 {
     struct taking taking = {.store = store, .owner = owner, .lease_ms = lease_ms};
+    struct batch batch = {.store = store, .keys = keys, .count = count};
     struct store_matched matched = {0};
     store_lock(store);
     for (; matched.count < count; matched.count++) {
         batch_goes_on(store, matched.count);
-        struct entry *entry = find(store, keys[matched.count]);
+        struct entry *entry = batch_find(&batch, matched.count);
         if (!entry || !take_lease(&taking, entry))
             break;
         matched.memory += entry->blob != NULL;
@@ -159,7 +196,7 @@ static int stat_of(struct store *store, struct span key, struct store_stat *out)
         .idle_ms = table_ms_since(entry->used_tick, now_ms(store)),
         .hits = entry->hits,
         .pinned = (entry->flags & ENTRY_PINNED) != 0,
-        .leased = !list_empty(&entry->holds),
+        .leased = (entry->flags & ENTRY_LEASED) != 0,
         .memory = entry->blob != NULL,
         .disk = entry->place != NULL,
         .disk_writing = (entry->flags & ENTRY_WRITING) != 0,
@@ -237,7 +274,7 @@ uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, st
     }
 }
 
-enum { SCAN_KEYS = STEP_KEYS, SCAN_STEPS = 1024, ALIKE = 8 /* whose 64-bit hashes are the same come together */ };
+enum { SCAN_KEYS = STEP_KEYS, SCAN_STEPS = 1024, ALIKE = TABLE_BUCKET_MOST /* whose 64-bit hashes are the same come together */ };
 
 struct scanning {
     struct store *store;
@@ -268,7 +305,7 @@ static void scan_one(void *arg, struct entry *entry)
 
 uint64_t store_scan(struct store *store, uint64_t cursor, struct span prefix, uint32_t limit, store_scan_fn fn, void *arg)
 {
-    enum { STEPS = 16384 };
+    enum { STEPS = 4096 };
     struct scanning scanning = {.store = store};
     uint32_t steps = STEPS;
     do {

@@ -226,7 +226,7 @@ void probe_aside(struct store *store, const struct entry *entry)
 {
     if (!store->config.probe || !is_object(entry) || unseen_ms(store, entry) < SOON_MS || store->probing_count >= ASIDE_MAX)
         return;
-    if (!probing_of(store, entry_key(entry), entry->hash))
+    if (!probing_of(store, entry_key(entry), table_hash(store->table, entry_key(entry))))
         (void)probing_start(store, entry_key(entry), entry);
 }
 

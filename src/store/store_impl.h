@@ -258,7 +258,7 @@ static inline bool disk_works(const struct store *store)
 
 static inline bool entry_held(const struct entry *entry)
 {
-    return (entry->flags & ENTRY_PINNED) || !list_empty(&entry->holds);
+    return entry->flags & (ENTRY_PINNED | ENTRY_LEASED);
 }
 
 /* May an object of this size and kind be held in memory alone without going over half the pool? */
@@ -298,6 +298,7 @@ bool entry_expired(struct store *store, struct entry *entry);
 void entry_expire(struct store *store, struct entry *entry);
 /* The object of that key, if there is one and it has not ended: the one way by which a request finds it. */
 struct entry *store_find(struct store *store, struct span key);
+struct entry *store_find_hashed(struct store *store, struct span key, uint64_t hash);
 
 /* evict.c */
 /* Set or clear (NULL) the disk replica, and have the tier count it where it is a file. */
