@@ -205,6 +205,9 @@ void store_wait_init(struct store_wait *wait)
 static void wait_tell(struct store_answer *answer)
 {
     struct store_wait *wait = CONTAINER_OF(answer, struct store_wait, answer);
+    store_lock(wait->store);
+    wait->store->waits_told--;
+    store_unlock(wait->store);
     wait->fn(wait, answer->outcome);
 }
 
@@ -241,7 +244,8 @@ void store_wait_stop(struct store_wait *wait)
     store_lock(store);
     if (!list_empty(&wait->link))
         wait_leave(&wait->link);
-    (void)answer_take_back(&wait->answer);
+    if (answer_take_back(&wait->answer))
+        store->waits_told--;
     store_unlock(store);
 }
 
@@ -262,6 +266,7 @@ static void wait_tick(struct timer *timer)
     for (struct list *at; (at = list_first(&due)) != NULL;) {
         struct store_wait *wait = wait_leave(at);
         store->figures.waits_expired++;
+        store->waits_told++;
         answer_give(&wait->answer, KVD_EBUSY);
     }
     if (!list_empty(&store->waits) || !list_empty(&store->starved) || !list_empty(&store->probings_in_time))
@@ -278,6 +283,7 @@ static void room_run(struct task *task)
     list_move_all(&now, &store->waits);
     for (struct list *at; (at = list_first(&now)) != NULL;) {
         struct store_wait *wait = wait_leave(at);
+        store->waits_told++;
         answer_give(&wait->answer, 0);
     }
 }

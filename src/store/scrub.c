@@ -101,7 +101,8 @@ static int take_room(struct store *store)
     if (!scrub->blob)
         return -ENOMEM;
     uint64_t need = blob_room_needed(scrub->blob);
-    bool fits = list_empty(&store->starved) && list_empty(&store->waits) && store->inflight + need <= store->inflight_limit;
+    bool waited_for = !list_empty(&store->starved) || !list_empty(&store->waits) || store->waits_told > 0;
+    bool fits = !waited_for && store->inflight + need <= store->inflight_limit;
     int err = fits ? evict_for(store, scrub->blob, true) : KVD_EBUSY;
     if (!err) {
         scrub->counted = need;

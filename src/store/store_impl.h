@@ -150,6 +150,7 @@ struct store {
 
     struct list waits;   /* struct store_wait */
     uint64_t wait_bytes; /* that they wait for */
+    uint64_t waits_told; /* of them, by now: they have their answer, and have not tried for room yet */
     struct list starved; /* struct load */
     struct list reading; /* struct load: the deadlines that come, in order */
     struct timer read_timer;
