@@ -147,8 +147,8 @@ WRAPPED := fs_open fs_read fs_write fs_sync fs_truncate fs_size fs_unlink fs_ren
     file_read_start file_write_start file_sync_start calloc
 LDFLAGS_test_disk_faults := $(WRAPPED:%=-Wl,--wrap=%)
 
-# The heap is out for a segment when a test says so.
-LDFLAGS_test_disk := -Wl,--wrap=segment_new
+# The heap is out for a segment when a test says so; and one looks how much is summed at once.
+LDFLAGS_test_disk := -Wl,--wrap=segment_new,--wrap=blob_range_sum
 
 # Those of what expires have clocks of their own.
 LDFLAGS_test_expire := -Wl,--wrap=loop_wall_ms,--wrap=loop_now_us

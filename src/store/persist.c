@@ -204,24 +204,13 @@ static void cancelled(struct task *task)
     writing_end(CONTAINER_OF(task, struct writing, late), 0);
 }
 
-/* What came from disk may have no sums of its chunks, if the heap was out. */
-static int sums_restore(struct blob *blob)
-{
-    if (blob_sums(blob) || blob_chunks(blob) <= 1)
-        return 0;
-    int err = blob_sums_make(blob);
-    for (uint64_t at = 0; err == 0 && at < blob_size(blob); at += POOL_CHUNK_BYTES)
-        blob_sums(blob)[at / POOL_CHUNK_BYTES] = blob_range_sum(blob, at, min_u64(POOL_CHUNK_BYTES, blob_size(blob) - at));
-    return err;
-}
-
 static int writing_start(struct store *store, struct entry *entry, struct shelf *from)
 {
     CHECK(entry->blob && !entry->work && loop_is_mine(store->loop));
+    CHECK(blob_sums(entry->blob) || blob_chunks(entry->blob) <= 1); /* taken as it came, or read with it */
     struct writing *writing = calloc(1, sizeof *writing + entry->key_len);
-    int err = writing ? sums_restore(entry->blob) : -ENOMEM;
-    if (err)
-        goto fail;
+    if (!writing)
+        return -ENOMEM;
     memcpy(writing->key, entry->key, entry->key_len);
     writing->work.kind = WORK_WRITE;
     writing->store = store;
@@ -237,9 +226,11 @@ static int writing_start(struct store *store, struct entry *entry, struct shelf 
         .first = from != NULL, /* or it would come when its segment has gone: the queue is long when room is short */
         .blob = entry->blob,
     };
-    err = disk_write_start(store->disk, &writing->write, written);
-    if (err)
-        goto fail;
+    int err = disk_write_start(store->disk, &writing->write, written);
+    if (err) {
+        free(writing);
+        return err;
+    }
     blob_ref(entry->blob);
     writing->number = ++store->writing_number;
     list_push_back(&store->writings, &writing->link);
@@ -252,10 +243,6 @@ static int writing_start(struct store *store, struct entry *entry, struct shelf 
     }
     table_settle(store->table, entry);
     return 0;
-
-fail:
-    free(writing);
-    return err;
 }
 
 int persist_start(struct store *store, struct entry *entry)

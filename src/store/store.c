@@ -348,6 +348,8 @@ static void info(const struct store *store, struct store_info *out)
     disk_get_figures(store->disk, &out->disk);
     if (out->disk.longest_announce_us > out->longest_step.us)
         out->longest_step = (struct step){.what = "recovery", .us = out->disk.longest_announce_us};
+    if (out->disk.longest_judge_us > out->longest_step.us)
+        out->longest_step = (struct step){.what = "judge", .us = out->disk.longest_judge_us};
 }
 
 void store_info(struct store *store, struct store_info *out)

@@ -171,7 +171,7 @@ struct store {
     struct list writings;
     uint64_t writing_number; /* of the last one started */
     uint64_t write_failures;
-    struct list syncs; /* struct store_sync that wait for writings */
+    struct list syncs;    /* struct store_sync that wait for writings */
     struct list durables; /* struct store_put that wait for a write, by since_ms */
     struct timer durable_timer;
 

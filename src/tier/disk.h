@@ -165,9 +165,9 @@ struct disk_sync {
     int err;
 };
 /* fn(0) when the record at `where` survives a power cut: all before it in its segment are written, and the file is synced since. All who
- * wait share one fsync. fn(-errno): it failed, the caller should write it again. fn(KVD_ETIMEOUT): the device does not answer; nobody knows,
- * and it may get there yet. `where.segment` must not be given up meanwhile (the tier
- * sees to that: segment_busy()). Returns 0, KVD_EOFF or KVD_ECLOSING. */
+ * wait share one fsync. fn(-errno): it failed, the caller should write it again. fn(KVD_ETIMEOUT): the device does not answer; nobody
+ * knows, and it may get there yet. `where.segment` must not be given up meanwhile (the tier sees to that: segment_busy()). Returns 0,
+ * KVD_EOFF or KVD_ECLOSING. */
 int disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn);
 /* fn(0) when every record whose write had completed before this call is synced. */
 int disk_sync_all_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
@@ -316,7 +316,8 @@ struct disk_figures {
     uint64_t recovered_records, recovered_killed, recovered_walked, torn_tails, bad_indexes;
     uint64_t queued_bytes, queued_records, drain_bytes_per_s;
     uint64_t recovery_ms;
-    uint64_t longest_announce_us; /* CPU time of one turn's announcing at start */
+    uint64_t longest_announce_us; /* CPU time of one turn's announcing at start, */
+    uint64_t longest_judge_us;    /* and of judging up to 1 MiB of what was read */
     uint64_t trips, probes;
     uint64_t kills_owed, kills_forgotten; /* that failed and are to be tried again; that failed beyond that bound */
     uint64_t kills_spared;                /* files of objects that could not be read, and so not told from what a prefix names */

@@ -6,7 +6,9 @@
 #include "base/error.h"
 #include "tier/disk_inner.h"
 
-enum { PIECE_IOVS = 1024 };
+enum { PIECE_IOVS = 1024, JUDGE_STEP_BYTES = 1 << 20 };
+
+_Static_assert(JUDGE_STEP_BYTES % RECORD_CHUNK_BYTES == 0, "chunks are judged whole");
 
 struct piece {
     struct file_op op;
@@ -22,29 +24,25 @@ struct reading {
     struct disk_read *read;
     struct record_shape shape;
     uint32_t piece_count;
+    /* when all is there */
+    struct record record;
+    uint64_t judged; /* bytes of the value */
+    struct task judge;
     struct iovec *next_iov;
     struct piece pieces[];
 };
 
 /* ---- judgement ---- */
 
-/* They are right: who writes the value on need not take them again. */
-static void sums_keep(const struct disk_read *read, const struct record *record)
+/* They are right: who writes the value on need not take them again. 0 or -ENOMEM. */
+static int sums_keep(const struct disk_read *read, const struct record *record)
 {
-    if (read->length < read->size || blob_sums(read->blob) || blob_sums_make(read->blob) != 0)
-        return;
-    for (uint32_t i = 0; blob_chunks(read->blob) > 1 && i < blob_chunks(read->blob); i++)
+    if (read->length < read->size || blob_sums(read->blob) || blob_chunks(read->blob) <= 1)
+        return 0;
+    if (blob_sums_make(read->blob) != 0)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < blob_chunks(read->blob); i++)
         blob_sums(read->blob)[i] = record_sum(record, i);
-}
-
-static int judge_chunks(const struct disk_read *read, const struct record *record)
-{
-    for (uint64_t at = 0; at < read->length; at += RECORD_CHUNK_BYTES) {
-        uint64_t len = min_u64(RECORD_CHUNK_BYTES, read->length - at);
-        if (blob_range_sum(read->blob, at, len) != record_sum(record, (uint32_t)((read->offset + at) / RECORD_CHUNK_BYTES)))
-            return KVD_ECORRUPT;
-    }
-    sums_keep(read, record);
     return 0;
 }
 
@@ -62,22 +60,36 @@ static void shared_copy(const struct reading *reading)
 }
 
 /* Length comes before checksum: a short read of a file that is going is ordinary, and must not count as corruption. */
-static int reading_judge(const struct reading *reading)
+static int judge_header(struct reading *reading)
 {
     const struct disk_read *read = reading->read;
+    const struct record *record = &reading->record;
     if (read->err)
         return read->err;
-    struct record record;
-    int err = record_parse(reading->header, (size_t)reading->shape.header_blocks * BLOCK_BYTES, &record);
+    int err = record_parse(reading->header, (size_t)reading->shape.header_blocks * BLOCK_BYTES, &reading->record);
     if (err)
         return err;
-    bool ours = memcmp(record.segment_id, read->where.segment->head.id, DISK_ID_BYTES) == 0 && span_equal(record.key, read->key) &&
-                record.version == read->version && record.size == read->size && record.checksum == read->checksum;
+    bool ours = memcmp(record->segment_id, read->where.segment->head.id, DISK_ID_BYTES) == 0 && span_equal(record->key, read->key) &&
+                record->version == read->version && record->size == read->size && record->checksum == read->checksum;
     if (!ours)
         return KVD_ECORRUPT;
     if (reading->shape.shared)
         shared_copy(reading);
-    return judge_chunks(read, &record);
+    return 0;
+}
+
+/* One step of the chunks that are left. */
+static int judge_chunks(struct reading *reading)
+{
+    const struct disk_read *read = reading->read;
+    uint64_t end = min_u64(reading->judged + JUDGE_STEP_BYTES, read->length);
+    for (uint64_t at = reading->judged; at < end; at += RECORD_CHUNK_BYTES) {
+        uint64_t len = min_u64(RECORD_CHUNK_BYTES, end - at);
+        if (blob_range_sum(read->blob, at, len) != record_sum(&reading->record, (uint32_t)((read->offset + at) / RECORD_CHUNK_BYTES)))
+            return KVD_ECORRUPT;
+    }
+    reading->judged = end;
+    return end < read->length ? 0 : sums_keep(read, &reading->record);
 }
 
 /* ---- pieces ---- */
@@ -95,12 +107,11 @@ void disk_read_note(struct disk *disk, const struct disk_read *read, int err)
         disk->figures.read_errors++;
 }
 
-static void reading_end(struct reading *reading)
+static void reading_end(struct reading *reading, int err)
 {
     struct disk *disk = reading->disk;
     struct disk_read *read = reading->read;
     struct segment *segment = read->where.segment;
-    int err = reading_judge(reading);
     disk_read_note(disk, read, err);
     disk_health_note(disk, err == KVD_ECORRUPT || err == KVD_ESHORT ? 0 : err);
     if (err)
@@ -112,6 +123,31 @@ static void reading_end(struct reading *reading)
     disk_post(disk);
     disk_read_fn fn = read->fn;
     fn(read, err);
+}
+
+/* A value may be large: others have a turn between two steps. */
+static void judge_step(struct task *task)
+{
+    struct reading *reading = CONTAINER_OF(task, struct reading, judge);
+    struct disk_figures *figures = &reading->disk->figures;
+    uint64_t begun_us = loop_cpu_us();
+    int err = judge_chunks(reading);
+    figures->longest_judge_us = max_u64(figures->longest_judge_us, loop_cpu_us() - begun_us);
+    if (!err && reading->judged < reading->read->length)
+        task_post(task);
+    else
+        reading_end(reading, err);
+}
+
+static void reading_judge(struct reading *reading)
+{
+    int err = judge_header(reading);
+    if (err) {
+        reading_end(reading, err);
+        return;
+    }
+    task_init(&reading->judge, reading->disk->loop, judge_step);
+    judge_step(&reading->judge);
 }
 
 /* Take `bytes` off the front of the vectors. */
@@ -151,7 +187,7 @@ static void piece_read(struct file_op *op)
     else if (moved == 0 && !read->err)
         read->err = KVD_ESHORT;
     if (--read->pieces_left == 0)
-        reading_end(reading);
+        reading_judge(reading);
 }
 
 static struct piece *piece_add(struct reading *reading, uint64_t file_offset)

@@ -103,22 +103,30 @@ static void shared_copy(const struct object_file *file, uint64_t offset, struct 
     }
 }
 
-static int chunks_judge(const struct object_file *file, uint64_t offset, const struct blob *blob)
+/* Of a whole value the sums stay with it: who writes it again need not take them. */
+static int chunks_judge(const struct object_file *file, uint64_t offset, struct blob *blob)
 {
+    uint64_t *sums = blob_size(blob) == file->record.size ? blob_sums(blob) : NULL;
     for (uint64_t at = 0; at < blob_size(blob); at += RECORD_CHUNK_BYTES) {
         uint64_t len = min_u64(RECORD_CHUNK_BYTES, blob_size(blob) - at);
-        if (blob_range_sum(blob, at, len) != record_sum(&file->record, (uint32_t)((offset + at) / RECORD_CHUNK_BYTES)))
+        uint64_t sum = record_sum(&file->record, (uint32_t)((offset + at) / RECORD_CHUNK_BYTES));
+        if (blob_range_sum(blob, at, len) != sum)
             return KVD_ECORRUPT;
+        if (sums)
+            sums[at / RECORD_CHUNK_BYTES] = sum;
     }
     return 0;
 }
 
 int object_file_read(struct loop *loop, const struct object_file *file, uint64_t offset, struct blob *blob, uint64_t piece_bytes)
 {
+    int err = blob_size(blob) == file->record.size ? blob_sums_make(blob) : 0;
+    if (err)
+        return err;
     if (file->shape.shared) {
         shared_copy(file, offset, blob);
     } else {
-        int err = value_read(loop, file, offset, blob, piece_bytes);
+        err = value_read(loop, file, offset, blob, piece_bytes);
         if (err)
             return err;
     }

@@ -26,7 +26,7 @@ int object_file_open(struct loop *loop, const char *path, struct object_file *ou
 void object_file_close(struct loop *loop, struct object_file *file);
 
 /* Read [offset, offset + blob_size()) of the value, `offset` a multiple of 256 KiB, at most `piece_bytes` at once, into a blob with all its
- * room, and judge each chunk's sum. 0, KVD_ESHORT, KVD_ECORRUPT, -errno. */
+ * room, and judge each chunk's sum; a whole value keeps them. 0, KVD_ESHORT, KVD_ECORRUPT, -ENOMEM, -errno. */
 int object_file_read(struct loop *loop, const struct object_file *file, uint64_t offset, struct blob *blob, uint64_t piece_bytes);
 
 /* Make `path`, which must not exist, write header and value, fsync. 0, -EEXIST, -ENOENT (the folder is not there), -ENOMEM, -errno: then

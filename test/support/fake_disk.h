@@ -324,14 +324,26 @@ static inline struct fake_record *fake_record_at(struct disk *disk, const struct
     return NULL;
 }
 
+/* As the real one does: who writes the value on does not take them. */
+static inline void fake_sums_keep(const struct disk_read *read)
+{
+    if (read->length < read->size || blob_sums(read->blob) || blob_chunks(read->blob) <= 1)
+        return;
+    cr_assert_eq(blob_sums_make(read->blob), 0);
+    for (uint64_t at = 0; at < read->length; at += POOL_CHUNK_BYTES)
+        blob_sums(read->blob)[at / POOL_CHUNK_BYTES] = blob_range_sum(read->blob, at, min_u64(POOL_CHUNK_BYTES, read->length - at));
+}
+
 static inline void fake_read_end(struct disk *disk, unsigned index, int err)
 {
     struct disk_read *read = CONTAINER_OF(fake_at(&disk->reads, index), struct disk_read, link);
     list_remove(&read->link);
     struct fake_record *record = fake_record_at(disk, &read->where);
     cr_assert(record->state != RECORD_MAYBE && record->version == read->version && record->checksum == read->checksum);
-    if (err == 0)
+    if (err == 0) {
         fake_blob_copy(read->blob, read->length, record->bytes + read->offset, false);
+        fake_sums_keep(read);
+    }
     read->where.segment->reads--;
     disk_read_fn fn = read->fn;
     fn(read, err);

@@ -948,6 +948,51 @@ Test(disk, a_flipped_byte_in_the_remove_log, .timeout = 120)
     rig_fini(&rig);
 }
 
+/* ---- steps ---- */
+
+static uint64_t summed_now, summed_most; /* bytes in this turn; in any */
+
+uint64_t __real_blob_range_sum(const struct blob *blob, uint64_t offset, uint64_t length);
+uint64_t __wrap_blob_range_sum(const struct blob *blob, uint64_t offset, uint64_t length);
+uint64_t __wrap_blob_range_sum(const struct blob *blob, uint64_t offset, uint64_t length)
+{
+    summed_now += length;
+    summed_most = summed_now > summed_most ? summed_now : summed_most;
+    return __real_blob_range_sum(blob, offset, length);
+}
+
+static void next_turn(struct task *task)
+{
+    summed_now = 0;
+    task_post(task);
+}
+
+/* Others have their turn while a large value is judged. */
+Test(disk, what_was_read_is_judged_in_steps)
+{
+    struct rig rig;
+    struct task task;
+    char path[500];
+    rig_init(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "k", (6 << 20) + 5), 0);
+    cr_assert_eq(rig_seal(&rig), 0);
+    task_init(&task, rig.loop, next_turn);
+    task_post(&task);
+    summed_most = 0;
+    cr_assert_eq(rig_get(&rig, "k"), 0);
+    cr_assert(summed_most > 0 && summed_most <= MIB, "%lu bytes in one turn", (unsigned long)summed_most);
+    cr_assert_eq(rig_get_range(&rig, "k", MIB, 3 << 20), 0);
+    cr_assert_leq(summed_most, MIB);
+    cr_assert_gt(rig_figures(&rig).longest_judge_us, 0);
+    cr_assert(rig_file(&rig, ".seg", 0, path, sizeof path));
+    rig_file_flip(path, rig_object(&rig, "k")->where.block * 4096ul + (6 << 20), 1); /* in the last step but one */
+    cr_assert_eq(rig_get(&rig, "k"), KVD_ECORRUPT);
+    cr_assert_eq(rig_get_range(&rig, "k", 0, 4 << 20), 0);
+    task_cancel(&task);
+    rig_fini(&rig);
+}
+
 /* ---- start and end ---- */
 
 Test(disk, what_comes_while_it_opens_waits)
