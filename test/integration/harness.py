@@ -403,8 +403,9 @@ class Kvd:
 
     def command(self):
         flags = [item for pair in self.options.items() if pair[1] is not None for item in pair]
+        patient = ["--disk-timeout", "60s"] if DATA_ROOT else []  # a distributed file system on a busy machine may take its time
         return [*self.wrapper, str(BUILD / "kvd"), "--listen", "127.0.0.1:0", "--port-file", str(self.port_file), "--dir", str(self.data),
-                *flags, *self.args]
+                *patient, *flags, *self.args]
 
     def spawn(self):
         self.port_file.unlink(missing_ok=True)
