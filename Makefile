@@ -308,7 +308,7 @@ bench: faultfs benchers ## kvd against a bare pair of sockets, redis-server, mem
 	+@$(SUBMAKE) build
 	@scripts/bench
 
-bench-quick: faultfs benchers ## the same with short runs, in two minutes
+bench-quick: faultfs benchers ## fewer rows, shorter: two minutes
 	@scripts/deps $(BENCH_PACKAGES)
 	+@$(SUBMAKE) build
 	@scripts/bench --quick

@@ -151,10 +151,10 @@ class Tool(Process):
         return self.finish()
 
 
-def kvd(**options):
+def kvd(args=(), **options):
     """A server whose memory has been touched, as the others' will be by the keys that they are given."""
     try:
-        server = harness.Kvd(**options)
+        server = harness.Kvd(args=[*args, "--disk-timeout", "60s"], **options)  # a slow minute is measured, not judged
         with contextlib.suppress(AssertionError), harness.Wire(server.port) as wire:  # it may end early, where memory is short
             harness.wait_until(lambda: wire.info("memory")["memory"]["touched_bytes"] >= wire.figure("memory_limit"), "its memory", 5)
         return server

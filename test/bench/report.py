@@ -9,7 +9,7 @@ import statistics
 import subprocess
 
 import contestants as c
-from rows import AT_LEAST
+from rows import AT_LEAST, AT_MOST
 
 PERCENTILES = ("p50_us", "p99_us", "p999_us")
 
@@ -133,34 +133,43 @@ def write_page(path, part):
 
 # ---- as a picture ----
 
-PLOT = """set terminal svg size 1200,900 dynamic font 'sans,12' background 'white'
+AT_MOST_MARK = {AT_LEAST: "", AT_MOST: ": at most"}
+PLOT = """set terminal svg size 1200,1000 dynamic font 'sans,11' background 'white'
 set output '{svg}'
-set multiplot layout 2,2 title '{title}'
+set multiplot title '{title}'
 set style data linespoints
 set grid
-set key top left
+set key bottom center outside horizontal
 set logscale x 2
-set xlabel 'value size, KiB; one connection, depth 8'
+set xtics ('64 KiB' 64, '256 KiB' 256, '1 MiB' 1024, '4 MiB' 4096, '16 MiB' 16384, '64 MiB' 65536)
+set xrange [48:90000]
+set size 0.33,0.44
 set ylabel 'GB/s'
 set yrange [0:*]
-set title 'get from memory'
+set origin 0,0.51
+set title 'get from memory, by size (one connection, depth 8)'
 plot {get}
+set origin 0.33,0.51
 set title 'put to memory'
 plot {put}
-set title 'p99 of a get from memory'
+set origin 0.66,0.51
+set title 'p99 of a get'
 set ylabel 'ms'
 set logscale y
 set autoscale y
 plot {p99}
 unset logscale
-set title 'ratios that have a goal (bar) and the goal (tick)'
-set xlabel ''
-set ylabel 'kvd / theirs'
-set yrange [0:*]
-set style fill solid 0.6
-set boxwidth 0.6
-set xtics rotate by 35 right font ',7'
+unset ylabel
+set origin 0,0
+set size 1,0.51
+set title 'ratios that have a goal: kvd to theirs (bar), the goal (line)'
+set lmargin 70
 set key off
+set xtics auto
+set xrange [0:{most}]
+set yrange [{count}:-1]
+set ytics font ',9'
+set style fill solid 0.6
 plot {ratios}
 unset multiplot
 """
@@ -197,12 +206,15 @@ def picture(results, svg, title):
     for op in ("get", "put"):
         for i, (name, points) in enumerate(series(results, op).items()):
             data += block(f"{op}{i}", [f"{size} {figure} {p99 if p99 is not None else 'NaN'}" for size, figure, p99 in points])
-            plots[op].append(f"${op}{i} using 1:2 title '{name}'")
+            line = f"title '{name}' lw {3 if name == 'kvd' else 1}"
+            plots[op].append(f"${op}{i} using 1:2 {line}")
             if op == "get" and points[0][2] is not None:
-                plots["p99"].append(f"$get{i} using 1:3 title '{name}'")
-    data += block("ratios", [f"{i} {result['ratio']} {result['goal']} \"{result['row']} / {result['against']}\"" for i, result in enumerate(judged)])
-    ratios = "$ratios using 1:2:xtic(4) with boxes, $ratios using 1:3:(0.4) with xerrorbars pt 0 lw 2"
-    script = data + PLOT.format(svg=svg, title=title, ratios=ratios, **{name: ", ".join(parts) for name, parts in plots.items()})
+                plots["p99"].append(f"$get{i} using 1:3 {line}")
+    data += block("ratios", [f"{i} {result['ratio']} {result['goal']} \"{result['row']} / {result['against']}{AT_MOST_MARK[result['goal_is']]}\"" for i, result in enumerate(judged)])
+    ratios = ("$ratios using ($2/2):1:($2/2):(0.35):ytic(4) with boxxyerrorbars lc rgb '#9400d3', "
+              "$ratios using 3:1:(0):(0.45) with xyerrorbars pt 0 lw 3 lc rgb '#009e73'")
+    most = 1.1 * max(max(result["ratio"], result["goal"]) for result in judged)
+    script = data + PLOT.format(svg=svg, title=title, ratios=ratios, most=most, count=len(judged), **{name: ", ".join(parts) for name, parts in plots.items()})
     done = subprocess.run(["gnuplot"], input=script, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         raise c.Failed(f"gnuplot: {done.stderr.strip()[-300:]}")

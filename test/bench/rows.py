@@ -9,8 +9,6 @@ import contestants as c
 import harness
 from contestants import GIB, KIB, MIB, Failed, NotThere
 
-DISK_ROUNDS = 5  # fio takes half a second to start and to end
-
 # More than the caches hold, which is where the kernel ends on loopback, is not always the best.
 PAIR_WAYS = {"the kernel's buffers": (), "256 KiB to send": ("send-buffer=256k",)}
 
@@ -29,7 +27,7 @@ class Row:
     unit: tuple = GB
     goal_is: str = AT_LEAST
     prepare: typing.Callable = None
-    rounds: int = 0  # at most; 0: as many as the run has
+    slow: bool = False  # no more rounds than there must be
 
 
 @dataclasses.dataclass
@@ -37,9 +35,12 @@ class Scale:
     """How large and how long."""
 
     rounds: int
+    least_rounds: int  # whatever the time
     seconds: float  # of one measurement
     pool: int  # of values in memory
     disk_set: int
+    limit_s: float  # of the whole; more rounds than there must be are made only while it goes faster
+    quick: bool = False
     tiny: bool = False
 
     @property
@@ -98,12 +99,16 @@ class Memory:
         return max(self.scale.pool // size, 1)
 
     def sizes(self):
-        return (64 * KIB, MIB) if self.scale.tiny else self.SIZES
+        return (64 * KIB, MIB) if self.scale.tiny else tuple(size for size in self.SIZES if not self.scale.quick or size != 16 * MIB)
+
+    def shapes(self, size):
+        shapes = self.SHAPES.get(size, [(1, 8)])
+        return [shape for shape in shapes if not self.scale.quick or shape in ((1, 8), (8, 8))]
 
     def rows(self):
         for size in self.sizes():
             for op in ("get", "put"):
-                for connections, depth in self.SHAPES.get(size, [(1, 8)]):
+                for connections, depth in self.shapes(size):
                     yield self.row(op, size, connections, depth)
 
     def row(self, op, size, connections, depth):
@@ -244,7 +249,7 @@ class Loops(Memory):
 class Disk:
     """Cold gets, every key once, against fio's reads of each block once: in one directory, `depth` under way."""
 
-    DEPTH = 16
+    DEPTH, SIZES = 16, (MIB, 4 * MIB)
     LEAST = 0.95
     WHERE = "disk"
 
@@ -272,7 +277,7 @@ class Disk:
         return folder, folder
 
     def rows(self):
-        for size in (MIB, 4 * MIB):
+        for size in self.SIZES[:1] if self.scale.quick else self.SIZES:
             yield self.row(size)
 
     def row(self, size):
@@ -281,7 +286,7 @@ class Disk:
         for way in c.FIO_WAYS:
             contestants[f"fio: {way}"] = lambda way=way: self.fio_reads(way, size)
         return Row(f"get {size_text(size)}, {self.WHERE}, cold, depth {self.DEPTH}", contestants, {"fio": self.LEAST},
-                   prepare=lambda: self.prepare(size, keys), rounds=DISK_ROUNDS)
+                   prepare=lambda: self.prepare(size, keys), slow=True)
 
     def prepare(self, size, keys):
         if "direct=yes" not in self.kvd.log():
@@ -350,14 +355,14 @@ class WriteThrough:
 
     def __init__(self, place, scale):
         self.place, self.scale = place, scale
-        self.memory = scale.disk_set // 10 // (4 * MIB) * 4 * MIB
+        self.memory = scale.disk_set // 6 // (4 * MIB) * 4 * MIB
         self.total = 10 * self.memory
 
     def __enter__(self):
         self.place.need_free(3 * self.total)
         self.folder = self.place.sub("write")
         self.drive = self.place.open(c.Tool("drive", self.scale.pool))
-        self.kvd = self.place.open(c.kvd(memory=mebi(self.memory), disk=mebi(2 * self.total), segment_size=self.scale.segment,
+        self.kvd = self.place.open(c.kvd(memory=mebi(self.memory), disk=mebi(max(4 * self.total, GIB)), segment_size=self.scale.segment,
                                          data=self.folder / "kvd"))
         self.wire = self.kvd.wire(timeout_s=c.PATIENCE_S)
         return self
@@ -367,11 +372,11 @@ class WriteThrough:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def rows(self):
-        for size in (MIB,) if self.scale.tiny else (MIB, 4 * MIB):
+        for size in (MIB,) if self.scale.quick else (MIB, 4 * MIB):
             contestants = {"kvd": lambda size=size: self.puts(size)}
             for way in c.FIO_WAYS:
                 contestants[f"fio: {way}"] = lambda way=way, size=size: self.fio_writes(way, size)
-            yield Row(f"put {size_text(size)}, write-through, ten times the memory", contestants, {"fio": 0.80}, rounds=DISK_ROUNDS)
+            yield Row(f"put {size_text(size)}, write-through, ten times the memory", contestants, {"fio": 0.80}, slow=True)
 
     def puts(self, size):
         self.wire.remove_all()
