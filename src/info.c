@@ -1,4 +1,5 @@
 /* INFO: sections of figures. docs/protocol.md lists them. */
+#include <stdatomic.h>
 #include <string.h>
 
 #include "session.h"
@@ -50,9 +51,12 @@ static void server_section(struct figures *out, const struct sources *from)
     number(out, "connections_total", server->figures.accepted);
     number(out, "requests_total", server->figures.requests);
     number(out, "refused_total", server->figures.refused);
+    number(out, "busy_total", server->figures.busy);
     number(out, "bad_frames_total", server->figures.bad_frames);
     number(out, "cut_slow_readers_total", server->figures.cut_slow_readers);
     number(out, "cut_slow_senders_total", server->figures.cut_slow_senders);
+    number(out, "reply_bytes", atomic_load_explicit(&server->reply_bytes, memory_order_relaxed));
+    number(out, "reply_limit_bytes", server_reply_limit(server));
     number(out, "received_bytes_total", from->received_bytes);
     number(out, "sent_bytes_total", from->sent_bytes);
 }
@@ -109,6 +113,7 @@ static void memory_section(struct figures *out, const struct sources *from)
     number(out, "promoted_total", store->figures.promoted);
     number(out, "waits_total", store->figures.waits);
     number(out, "waits_expired_total", store->figures.waits_expired);
+    number(out, "given_up_total", store->figures.puts_given_up);
 }
 
 /* 0: there is none, nothing is given up ahead of need. */

@@ -107,6 +107,7 @@ static void wait_for_room(struct session *session)
         session->wait_until_ms = now + ROOM_WAIT_MS;
     session->waiting = true;
     session->wait.bytes = of(session->put)->put.size;
+    session->wait.put = session->state == SESSION_VALUE ? &of(session->put)->put : NULL;
     store_wait_start(&session->server->desk, &session->wait, session->wait_until_ms > now ? session->wait_until_ms - now : 0, waited);
 }
 
@@ -150,6 +151,12 @@ void put_received(struct session *session, size_t len)
     session->body_left -= len;
     if (session->body_left == 0)
         commit(session);
+}
+
+void put_tick(struct session *session)
+{
+    if (session->state == SESSION_VALUE && !session->waiting && store_put_given_up(&of(session->put)->put))
+        refuse_busy(session);
 }
 
 void put_skipped(struct session *session, struct request *request)

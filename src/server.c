@@ -11,7 +11,7 @@
 #include "proto/settings.h"
 #include "session.h"
 
-enum { TICK_MS = 250, MAX_VALUE_SHARE = 4, HURRY_MS = 5000 };
+enum { TICK_MS = 100, MAX_VALUE_SHARE = 4, HURRY_MS = 5000 };
 
 /* ---- connections ---- */
 
@@ -41,6 +41,11 @@ static void accepted(void *arg, struct conn *conn)
     } else if (server->state != SERVER_STARTING) {
         session_begin(session);
     }
+}
+
+uint64_t server_reply_limit(const struct server *server)
+{
+    return server->config->memory / OUT_LIMIT_SHARE;
 }
 
 void server_traffic(const struct server *server, uint64_t *received_bytes, uint64_t *sent_bytes)

@@ -26,6 +26,8 @@ enum {
     PING_BODY_BYTES = 64 * 1024,
     SKIP_LIMIT_BYTES = 1 << 30, /* a longer body ends the connection */
     OUT_LIMIT_BYTES = 64 << 20, /* replies queued on one connection before it is read no further */
+    OUT_LIMIT_SHARE = 2,        /* replies queued on all of them: this part of the pool */
+    PACE_BYTES = 1 << 20,       /* what a peer must send of a frame in frame-timeout, or take of its replies in send-timeout */
     REQUESTS_PER_CONN = 1024,   /* unanswered requests of one connection before it is read no further */
     KEYS_PER_CONN = 16384,      /* keys that these remember, likewise */
     ROOM_WAIT_MS = 100,         /* a put waits so long on its own connection before it is BUSY */
@@ -36,6 +38,7 @@ enum server_state { SERVER_STARTING, SERVER_SERVING, SERVER_DRAINING };
 struct server_figures {
     uint64_t accepted, closed;
     uint64_t requests, refused; /* refused: answered with a code from 16 up */
+    uint64_t busy;              /* of these: BUSY */
     uint64_t cut_slow_senders, cut_slow_readers, bad_frames;
     uint64_t received_bytes, sent_bytes; /* of connections that are closed; INFO adds the living */
     uint64_t ops[256];
@@ -68,8 +71,9 @@ struct server {
     bool hurried;      /* and has had its time */
     int exit_status;
     struct server_figures figures;
-    struct buffer out;  /* metas are packed here, one at a time */
-    struct arena arena; /* metas are decoded here, one at a time */
+    _Atomic uint64_t reply_bytes; /* of all sessions, queued and not taken by the kernel */
+    struct buffer out;            /* metas are packed here, one at a time */
+    struct arena arena;           /* metas are decoded here, one at a time */
     uint8_t scratch[SCRATCH_BYTES];
 };
 
@@ -87,6 +91,9 @@ void server_fini(struct server *server);
 /* CONFIG set: `set` is a msgpack map {str: str, bool or unsigned}. All of it or nothing is applied. Returns 0; KVD_EUNSUPPORTED for a key
  * that is not live; KVD_EUSAGE, KVD_EPROTO; all with a line in `why`. */
 int server_configure(struct server *server, struct span set, char *why, size_t why_len);
+
+/* Bytes of replies that may be queued on all connections together. */
+uint64_t server_reply_limit(const struct server *server);
 
 /* Bytes of all connections so far, the living ones included. */
 void server_traffic(const struct server *server, uint64_t *received_bytes, uint64_t *sent_bytes);

@@ -1,5 +1,6 @@
 #include "session.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@ struct reply {
     struct conn_send send;
     struct session *session;
     struct blob *blob;
+    uint64_t bytes;
     uint32_t count;
     struct iovec iov[]; /* the frame's head lies behind the last */
 };
@@ -36,6 +38,7 @@ static void reply_sent(struct conn_send *send, int err)
     struct session *session = reply->session;
     if (reply->blob)
         store_unref(session->server->store, reply->blob);
+    atomic_fetch_sub_explicit(&session->server->reply_bytes, reply->bytes, memory_order_relaxed);
     free(reply);
     if (err == 0)
         session_kick(session);
@@ -66,10 +69,14 @@ static void send_frame(struct session *session, const struct frame *frame, struc
         blob_iov(blob, offset, frame->body_len, &reply->iov[1], vectors);
     reply->session = session;
     reply->blob = blob;
+    reply->bytes = head + (vectors > 0 ? frame->body_len : 0);
     reply->count = 1 + vectors;
     reply->send = (struct conn_send){.iov = reply->iov, .iov_count = reply->count};
     if (frame->code >= CODE_BAD_REQUEST)
         session->server->figures.refused++;
+    if (frame->code == CODE_BUSY)
+        session->server->figures.busy++;
+    atomic_fetch_add_explicit(&session->server->reply_bytes, reply->bytes, memory_order_relaxed);
     conn_send(session->conn, &reply->send, reply_sent);
 }
 
@@ -225,7 +232,10 @@ bool request_answer(struct request *request)
 
 bool session_clogged(const struct session *session)
 {
-    return conn_unsent_bytes(session->conn) > OUT_LIMIT_BYTES;
+    uint64_t unsent = conn_unsent_bytes(session->conn);
+    const struct server *server = session->server;
+    return unsent > OUT_LIMIT_BYTES ||
+           (unsent > 0 && atomic_load_explicit(&server->reply_bytes, memory_order_relaxed) > server_reply_limit(server));
 }
 
 static bool must_wait(const struct session *session)
@@ -255,9 +265,16 @@ static void turn_check(struct session *session)
     session_kick(session);
 }
 
+static void heard(struct session *session, uint64_t now)
+{
+    session->heard_ms = now;
+    session->received_bytes = conn_received_bytes(session->conn);
+}
+
 /* The frame is through. */
 static void next_frame(struct session *session)
 {
+    heard(session, loop_now_ms(session->server->loop));
     free(session->meta);
     session->meta = NULL;
     session->have = 0;
@@ -528,7 +545,6 @@ static void received(void *owner, size_t len)
 {
     struct session *session = owner;
     struct server *server = session->server;
-    session->heard_ms = loop_now_ms(server->loop);
     if (!session->tired)
         turn_begin(session);
     if (session->state == SESSION_VALUE) {
@@ -644,14 +660,15 @@ void session_tick(struct session *session, uint64_t now)
     if (session->closed)
         return;
     uint64_t sent = conn_sent_bytes(session->conn);
-    if (sent != session->sent_bytes || conn_unsent_bytes(session->conn) == 0) {
+    if (sent - session->sent_bytes >= PACE_BYTES || conn_unsent_bytes(session->conn) == 0) {
         session->sent_bytes = sent;
         session->progress_ms = now;
     }
     bool half_way = session->state != SESSION_PREFIX || session->have > 0;
     bool ours = session->waiting || session->stash || session->state == SESSION_READY || session_clogged(session);
-    if (ours)
-        session->heard_ms = now;
+    if (ours || !half_way || conn_received_bytes(session->conn) - session->received_bytes >= PACE_BYTES)
+        heard(session, now);
+    put_tick(session);
     if (session->state == SESSION_DISCARD) {
         if ((session->ended && conn_unsent_bytes(session->conn) == 0) || now >= session->discard_until_ms)
             session_close(session);

@@ -57,9 +57,10 @@ struct session {
     uint64_t turn_until_us; /* when it must let others have their turn */
     bool tired;             /* that time has come: the rest is for the next turn */
     struct lease_owner leases;
-    uint64_t heard_ms;    /* last byte received */
-    uint64_t sent_bytes;  /* as of progress_ms */
-    uint64_t progress_ms; /* last time the peer took bytes */
+    uint64_t heard_ms;       /* the last time that a frame ended, or PACE_BYTES of one had come, or that was not the peer's affair */
+    uint64_t received_bytes; /* as of then */
+    uint64_t progress_ms;    /* the last time that the peer had taken all, or PACE_BYTES */
+    uint64_t sent_bytes;     /* as of then */
     uint64_t discard_until_ms;
 };
 
@@ -73,7 +74,7 @@ void session_close_if_idle(struct session *session);
 void session_tick(struct session *session, uint64_t now);
 /* Something that it waited for may have happened: go on, on the next turn. */
 void session_kick(struct session *session);
-/* More bytes wait to be sent than is good. */
+/* More bytes wait to be sent than is good: on this connection, or on all together (then each still has one reply under way). */
 bool session_clogged(const struct session *session);
 
 /* ---- requests that are answered later ---- */
@@ -146,6 +147,8 @@ void put_open(struct session *session, const struct frame *frame, struct span me
 /* Where the next bytes of the body go. False: wait (or the state has changed). */
 bool put_room(struct session *session, void **base, size_t *len);
 void put_received(struct session *session, size_t len);
+/* Every so often: is the put whose body arrives too slow for others who wait? */
+void put_tick(struct session *session);
 /* The body of a put that was PRESENT has been skipped. */
 void put_skipped(struct session *session, struct request *request);
 

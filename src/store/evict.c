@@ -200,6 +200,8 @@ void store_wait_init(struct store_wait *wait)
     wait->store = NULL;
     list_init(&wait->link);
     list_init(&wait->answer.link);
+    wait->put = NULL;
+    wait->last_try = false;
 }
 
 static void wait_tell(struct store_answer *answer)
@@ -220,6 +222,7 @@ void store_wait_start(struct store_desk *desk, struct store_wait *wait, uint64_t
     wait->until_ms = now_ms(store) + for_ms;
     wait->fn = fn;
     wait->store = store;
+    wait->last_try = for_ms == 0 && wait->last_try;
     store->wait_bytes += wait->bytes;
     list_push_back(&store->waits, &wait->link);
     store->figures.waits++;
@@ -249,26 +252,70 @@ void store_wait_stop(struct store_wait *wait)
     store_unlock(store);
 }
 
+static void wait_answer(struct store_wait *wait, int err)
+{
+    wait->store->waits_told++;
+    answer_give(&wait->answer, err);
+}
+
+/* One put a tick, so that no more are given up than it takes. It holds its room until whoever feeds it has seen that. */
+static void slowest_give_up(struct store *store)
+{
+    struct list *slowest = list_first(&store->filling);
+    if (!slowest)
+        return;
+    struct store_put *put = CONTAINER_OF(slowest, struct store_put, filling);
+    if (now_ms(store) - put->room_ms < SLOW_PUT_MS)
+        return;
+    list_remove(&put->filling);
+    put->given_up = true;
+    store->figures.puts_given_up++;
+}
+
+static bool wait_is_for_room(const struct store_wait *wait)
+{
+    return wait->put != NULL;
+}
+
+/* Their time is over. Where those that go leave room behind, as many of the others try once more as it may do for: puts that wait for each
+ * other do not all go at once. */
+static void waits_end(struct store *store, struct list *due)
+{
+    uint64_t freed = 0;
+    for (struct list *at; (at = list_first(due)) != NULL;) {
+        struct store_wait *wait = wait_leave(at);
+        if (wait_is_for_room(wait) && !wait->last_try && freed >= POOL_EXTENT_BYTES) {
+            freed -= POOL_EXTENT_BYTES;
+            wait->last_try = true;
+            wait_answer(wait, 0);
+            continue;
+        }
+        freed += wait_is_for_room(wait) ? wait->put->counted : 0;
+        store->figures.waits_expired++;
+        wait_answer(wait, KVD_EBUSY);
+    }
+}
+
 static void wait_tick(struct timer *timer)
 {
     struct store *store = CONTAINER_OF(timer, struct store, wait_timer);
+    bool for_room = false;
     struct list due;
     list_init(&due);
     for (struct list *at = store->waits.next, *next; at != &store->waits; at = next) {
         next = at->next;
-        if (CONTAINER_OF(at, struct store_wait, link)->until_ms <= now_ms(store)) {
+        const struct store_wait *wait = CONTAINER_OF(at, struct store_wait, link);
+        for_room |= wait_is_for_room(wait);
+        if (wait->until_ms <= now_ms(store)) {
             list_remove(at);
             list_push_back(&due, at);
         }
     }
     load_expire_starved(store);
     probe_expire(store);
-    for (struct list *at; (at = list_first(&due)) != NULL;) {
-        struct store_wait *wait = wait_leave(at);
-        store->figures.waits_expired++;
-        store->waits_told++;
-        answer_give(&wait->answer, KVD_EBUSY);
-    }
+    if (for_room)
+        slowest_give_up(store);
+    waits_end(store, &due);
     if (!list_empty(&store->waits) || !list_empty(&store->starved) || !list_empty(&store->probings_in_time))
         timer_start(&store->wait_timer, WAIT_TICK_MS);
 }
@@ -282,9 +329,7 @@ static void room_run(struct task *task)
     list_init(&now);
     list_move_all(&now, &store->waits);
     for (struct list *at; (at = list_first(&now)) != NULL;) {
-        struct store_wait *wait = wait_leave(at);
-        store->waits_told++;
-        answer_give(&wait->answer, 0);
+        wait_answer(wait_leave(at), 0);
     }
 }
 

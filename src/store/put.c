@@ -66,6 +66,8 @@ int store_put_begin(struct store_desk *desk, struct store_put *put)
     put->hashing = NULL;
     put->received = 0;
     put->counted = 0;
+    list_init(&put->filling);
+    put->given_up = false;
     put->retried = false;
     answer_init(&put->answer, desk, put_tell);
     store_lock(put->store);
@@ -89,6 +91,8 @@ static int put_grow(struct store_put *put)
     uint64_t taken = blob_room(put->blob) - before;
     put->counted += taken;
     store->inflight += taken;
+    put->room_ms = now_ms(store);
+    list_push_back(&store->filling, &put->filling);
     return 0;
 }
 
@@ -98,6 +102,7 @@ int store_put_room(struct store_put *put, void **base, size_t *len)
     CHECK(put->received < put->size);
     if (put->received == blob_room(put->blob)) {
         store_lock(put->store);
+        list_remove(&put->filling); /* if it is to wait, that is not its own slowness */
         int err = put_grow(put);
         store_unlock(put->store);
         if (err)
@@ -139,9 +144,18 @@ void store_put_received(struct store_put *put, size_t len)
     put->received += len;
 }
 
+bool store_put_given_up(const struct store_put *put)
+{
+    store_lock(put->store);
+    bool given_up = put->given_up;
+    store_unlock(put->store);
+    return given_up;
+}
+
 /* The body is no longer under way. */
 static void settle_room(struct store_put *put)
 {
+    list_remove(&put->filling);
     free(put->hashing);
     put->hashing = NULL;
     put->store->inflight -= put->counted;
@@ -238,7 +252,8 @@ static int publish(struct store_put *put)
 }
 
 /* Could a restart bring back an older value of this key over the one that is about to be shown, or a look at the directory another host's?
- * Then the remove log must say first that it is dead (invariant I4). A write under way goes on: until the new value is shown, the old one is what there is. */
+ * Then the remove log must say first that it is dead (invariant I4). A write under way goes on: until the new value is shown, the old one
+ * is what there is. */
 static bool must_kill_first(struct store *store, const struct store_put *put, struct entry *entry)
 {
     if (!store->recovered || store->overflowing > 0 || disk_kill_pending(store->disk, put->key))

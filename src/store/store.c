@@ -97,6 +97,7 @@ static int make(struct store **out, struct loop *loop, struct loop *home, const 
     answer_init(&store->all_known, &store->home, tell_recovered);
     answer_init(&store->closed, &store->home, tell_closed);
     store->recovered = !config->disk.dir; /* there is nothing to find */
+    list_init(&store->filling);
     list_init(&store->waits);
     list_init(&store->starved);
     list_init(&store->reading);

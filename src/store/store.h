@@ -119,12 +119,15 @@ struct store_wait;
 /* err: 0 try again; KVD_EBUSY: the time is over. */
 typedef void (*store_wait_fn)(struct store_wait *wait, int err);
 struct store_wait {
-    uint64_t bytes; /* the caller's: of the value that waits */
+    /* the caller's */
+    uint64_t bytes;              /* of the value that waits */
+    const struct store_put *put; /* it has begun, and has not all its room: the slowest others may be given up for it; or NULL */
     /* the store's */
     struct store_answer answer;
     struct store *store;
     struct list link;
     uint64_t until_ms;
+    bool last_try; /* the time is over, but room has come free as it passed */
     store_wait_fn fn;
 };
 void store_wait_start(struct store_desk *desk, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn);
@@ -158,7 +161,10 @@ struct store_put {
     struct blob *blob;
     void *hashing;
     uint64_t received;
-    uint64_t counted; /* in the store's sum of room under way */
+    uint64_t counted;    /* in the store's sum of room under way */
+    struct list filling; /* store->filling, from room to room */
+    uint64_t room_ms;    /* since when it has its last room */
+    bool given_up;
     store_put_fn fn;
     int outcome;
     bool retried;
@@ -177,6 +183,8 @@ int store_put_begin(struct store_desk *desk, struct store_put *put);
 int store_put_room(struct store_put *put, void **base, size_t *len);
 /* `len` bytes have come there. */
 void store_put_received(struct store_put *put, size_t len);
+/* Others wait for room, and this one was the slowest of those that have some: give it up, and say that we are busy. */
+bool store_put_given_up(const struct store_put *put);
 /* All of it has come. STORE_OK, STORE_PRESENT, STORE_PENDING, KVD_ECORRUPT (not the checksum that was announced; nothing happened), or an
  * error of store_put_fn. However it ends, the put holds nothing afterwards. */
 int store_put_commit(struct store_put *put, store_put_fn fn);
@@ -439,7 +447,8 @@ struct store_figures {
     uint64_t read_errors;   /* gets answered with a miss because the device failed; the replica stays */
     uint64_t read_timeouts; /* of them, those whose read had not ended by its deadline */
     uint64_t waits, waits_expired;
-    uint64_t index_busy; /* puts that the table had no room for, each time that they were tried */
+    uint64_t puts_given_up; /* slow ones, for others who waited for their room */
+    uint64_t index_busy;    /* puts that the table had no room for, each time that they were tried */
 };
 
 /* A step of background work, in CPU time. */

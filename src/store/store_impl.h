@@ -11,6 +11,7 @@ enum {
     STEP_BYTES = 1 << 20,       /* or gives back more bytes */
     LOAD_WAIT_MS = 5000,        /* a read that finds no room for this long is answered BUSY */
     WAIT_TICK_MS = 20,          /* how often deadlines of waiters are looked at */
+    SLOW_PUT_MS = 1000,         /* a put that fills an extent in this time is not given up for others who wait for room */
     DEAD_SLOTS = 256,           /* see store->dead */
     PROBING_SLOTS = 64,         /* see store->probings */
     MISSED_SLOTS = 1024,        /* see store->missed */
@@ -148,6 +149,7 @@ struct store {
     uint64_t queue_limit;
     uint64_t pinning; /* bytes of pinned puts that wait for their kill: they count as held */
 
+    struct list filling; /* struct store_put that have room; the one whose last extent is the oldest is the slowest, and comes first */
     struct list waits;   /* struct store_wait */
     uint64_t wait_bytes; /* that they wait for */
     uint64_t waits_told; /* of them, by now: they have their answer, and have not tried for room yet */

@@ -415,6 +415,81 @@ Test(store, waiting_ends_by_time_and_can_be_stopped)
     bench_end();
 }
 
+/* Two puts of 2 MiB that have 1 MiB each of the 2 MiB that there are. */
+static void fill_half(struct put *first, struct put *second)
+{
+    cr_assert_eq(put_begin(first, "a", 0, 1, 2 * MIB), STORE_OK);
+    cr_assert_eq(put_begin(second, "b", 0, 2, 2 * MIB), STORE_OK);
+    cr_assert_eq(put_feed(first, MIB), 0);
+    cr_assert_eq(put_feed(second, MIB), 0);
+    cr_assert_eq(info().inflight_bytes, 2 * MIB);
+}
+
+static void wait_with(struct waiter *waiter, struct put *put, uint64_t ms)
+{
+    cr_assert_eq(put_feed(put, MIB), KVD_EBUSY);
+    waiter->ended = 0;
+    waiter->wait.put = &put->put;
+    store_wait_start(&bench.store->home, &waiter->wait, ms, waited);
+}
+
+Test(store, of_puts_that_wait_for_each_other_one_goes_and_one_tries_again)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = 2 * MIB;
+    bench_begin_on(&config);
+    struct put first, second;
+    struct waiter waiters[2];
+    store_wait_init(&waiters[0].wait);
+    store_wait_init(&waiters[1].wait);
+    fill_half(&first, &second);
+    wait_with(&waiters[0], &first, 1);
+    wait_with(&waiters[1], &second, 1);
+    pass_ms(60);
+    cr_assert(waiters[0].ended == 1 && waiters[0].err == KVD_EBUSY);
+    cr_assert(waiters[1].ended == 1 && waiters[1].err == 0);
+    wait_with(&waiters[1], &second, 0); /* it was too early: now it is over */
+    pass_ms(60);
+    cr_assert(waiters[1].ended == 1 && waiters[1].err == KVD_EBUSY);
+    cr_assert(!store_put_given_up(&first.put) && !store_put_given_up(&second.put), "they were waiting");
+    store_put_abort(&first.put);
+    cr_assert_eq(put_feed(&second, MIB), 0);
+    cr_assert_eq(put_commit(&second), STORE_OK);
+    cr_assert_eq(info().inflight_bytes, 0);
+    bench_end();
+}
+
+Test(store, the_slowest_put_is_given_up_for_one_that_waits)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = 2 * MIB;
+    bench_begin_on(&config);
+    struct put slow, fast, third;
+    struct waiter waiter;
+    fill_half(&slow, &fast);
+    cr_assert_eq(put_begin(&third, "c", 0, 3, MIB), STORE_OK);
+    wait_go(&waiter, 60000); /* not for room */
+    slow.put.room_ms -= SLOW_PUT_MS - 1;
+    fast.put.room_ms -= SLOW_PUT_MS - 1;
+    pass_ms(60);
+    cr_assert(!store_put_given_up(&fast.put) && !store_put_given_up(&slow.put), "nobody waits for room");
+    store_wait_stop(&waiter.wait);
+    fast.put.room_ms += SLOW_PUT_MS;
+    wait_with(&waiter, &third, 60000);
+    pass_ms(60);
+    cr_assert(store_put_given_up(&slow.put) && !store_put_given_up(&fast.put));
+    cr_assert_eq(info().figures.puts_given_up, 1);
+    cr_assert_eq(waiter.ended, 0);
+    store_put_abort(&slow.put);
+    settle();
+    cr_assert(waiter.ended == 1 && waiter.err == 0);
+    cr_assert_eq(put_feed(&third, MIB), 0);
+    cr_assert_eq(put_commit(&third), STORE_OK);
+    store_put_abort(&fast.put);
+    cr_assert_eq(info().inflight_bytes, 0);
+    bench_end();
+}
+
 Test(store, a_full_queue_to_disk_makes_puts_wait)
 {
     struct store_config config = bench_config();
