@@ -242,6 +242,7 @@ static void kills_forget(struct list *ops)
 void objects_kills_give_up(struct objects *objects, int err)
 {
     struct list ended;
+    bool any = !list_empty(&objects->kills);
     list_init(&ended);
     for (unsigned i = 0; i < OBJECT_FANS; i++)
         kills_forget(&objects->fans[i].ops);
@@ -257,7 +258,8 @@ void objects_kills_give_up(struct objects *objects, int err)
         objects->dying_bytes -= kill->bytes;
         disk_kill_ended(objects->disk, kill, err);
     }
-    disk_post(objects->disk);
+    if (any) /* the pump itself gives up again and again until what hangs has ended */
+        disk_post(objects->disk);
 }
 
 bool objects_kills_late(const struct objects *objects)
