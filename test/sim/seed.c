@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "sim.h"
 
 enum phase { PHASE_WORK, PHASE_SETTLE, PHASE_READ, PHASE_STOP, PHASE_OVER };
@@ -149,6 +150,7 @@ static void scenario_sweep(struct scenario *scenario)
 static void way_choose(struct scenario *scenario)
 {
     scenario->hosts = 1;
+    scenario->small_index = !sweeping() && chance_one_in(12);
     if (sim->seed % 8 == 3)
         scenario->segment = 0;
     if (sweeping())
@@ -189,6 +191,17 @@ const char *node_name(const struct host *host)
     return host->number == 0 ? "sim" : "sim2";
 }
 
+/* Room for some of the keys beside what an empty table takes. */
+static uint64_t index_memory_small(void)
+{
+    struct table *table;
+    uint8_t secret[TABLE_SECRET_BYTES] = {0};
+    CHECK(table_new(&table, secret) == 0);
+    uint64_t empty = table_heap_bytes(table);
+    table_free(table);
+    return empty + chance_between(300, 3000);
+}
+
 static void configure(struct life *life)
 {
     const struct scenario *scenario = &sim->scenario;
@@ -202,6 +215,8 @@ static void configure(struct life *life)
     config->inflight = chance_between(1, 4) * MIB;
     config->read_split = 256 * KIB << chance_below(3);
     config->rewrite_share = scenario->churning ? chance_between(20, 90) : 20;
+    if (scenario->small_index)
+        config->index_memory = index_memory_small();
     config->unlink_delay = chance_one_in(8) ? chance_below(3000) : 0;
     config->disk_min = chance_one_in(2) ? MIB : 0;
     config->io_depth = chance_one_in(4) ? chance_between(1, 4) : 64;
@@ -436,7 +451,8 @@ static bool adds_up(struct life *life)
     struct table_sums sums;
     table_sums(store->table, &sums);
     uint64_t gone = f->removed + f->puts_replaced + f->expired + f->dropped_evicted + f->dropped_untouched + f->dropped_shed +
-                    f->dropped_reclaimed + f->dropped_corrupt + f->dropped_short + f->dropped_elsewhere + f->dropped_versions;
+                    f->dropped_reclaimed + f->dropped_index + f->dropped_corrupt + f->dropped_short + f->dropped_elsewhere +
+                    f->dropped_versions;
     if (f->puts + f->found == sums.objects + gone)
         return true;
     snprintf(sim->why, sizeof sim->why, "%llu objects were put or found, and %llu are there or counted as gone",

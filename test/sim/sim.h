@@ -114,6 +114,7 @@ struct scenario {
     unsigned weight_sum;
     unsigned ack_disk, replace, mortal; /* percent of puts */
     bool clock_jumps;                   /* the wall clock is set while the server runs */
+    bool small_index;                   /* the table does not hold all keys */
     unsigned hosts;                     /* 1 or 2, over one file system */
     bool probe;
     uint64_t names_us, missing_us; /* so long does a host remember a name, and that there was none */

@@ -155,6 +155,7 @@ static uint64_t latency(void)
     if (hung()) {
         sim->figures.hung++;
         us += sim->host->hang_until_us - sim->now_us;
+        sim->fault_count += sim->host->hung_until_us == 0; /* what goes on without the disk may be undone */
         sim->host->hung_until_us = sim->host->hang_until_us;
     }
     return us;
