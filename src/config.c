@@ -56,6 +56,8 @@ const struct config_key config_keys[] = {
     {"require-fs", CONFIG_TEXT, TEXT(require_fs), "", ANY,
      "type of file system that the directory must be on, e.g. fuse.hf3fs; nothing is written to another"},
     {"io-depth", CONFIG_NUMBER, AT(io_depth), 0, "64", 1, 4096, NULL, false, "file operations in flight at most"},
+    {"io-bytes", CONFIG_SIZE, AT(io_bytes), 0, "0", ANY,
+     "further disk reads wait while so many bytes are being read; 0: 32m on FUSE, 8m elsewhere"},
     {"io", CONFIG_TEXT, TEXT(io), "auto", 0, UINT64_MAX, "auto|threads", false,
      "how files are read and written; auto: io_uring where it is allowed"},
     {"wait-for-index", CONFIG_DURATION, AT(wait_for_index), 0, "5s", ANY,

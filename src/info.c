@@ -242,6 +242,7 @@ static void files_section(struct figures *out, const struct sources *from)
     number(out, "in_flight", from->store.files.in_flight);
     number(out, "waiting", from->store.files.waiting);
     number(out, "reads_in_flight", from->store.files.reads_in_flight);
+    number(out, "reads_in_flight_bytes", from->store.files.reads_in_flight_bytes);
     number(out, "reads_waiting", from->store.files.reads_waiting);
     number(out, "reads_first_total", from->store.files.reads_first);
 }

@@ -150,7 +150,8 @@ static int run(struct config *config)
 {
     struct log log;
     loop_log_to_stderr(&log, config_log_level(config));
-    struct loop_options options = {.io_depth = (unsigned)config->io_depth, .forbid_ring = strcmp(config->io, "threads") == 0};
+    struct loop_options options = {
+        .io_depth = (unsigned)config->io_depth, .io_bytes = config->io_bytes, .forbid_ring = strcmp(config->io, "threads") == 0};
     if (config->segment_size == 0)
         options.job_threads = OBJECT_THREADS;
     struct loop *loop;

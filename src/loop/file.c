@@ -6,6 +6,9 @@
 
 enum { IO_DEPTH = 64, IO_DEPTH_MAX = 16384, IO_THREADS = 8, IOV_MAX_COUNT = 1024, OTHERS_SHARE = 5 };
 
+/* Some disks say of none that it is done while more wait: what is read together comes together. */
+enum { READ_BYTES = 8 << 20, FUSE_READ_BYTES = 32 << 20 };
+
 int files_init(struct loop *loop, const struct loop_options *options)
 {
     struct file_io *files = &loop->files;
@@ -14,6 +17,7 @@ int files_init(struct loop *loop, const struct loop_options *options)
     files->depth = options->io_depth ? options->io_depth : IO_DEPTH;
     if (files->depth > IO_DEPTH_MAX)
         files->depth = IO_DEPTH_MAX;
+    files->most_read_bytes = options->io_bytes;
     if (!options->forbid_ring) {
         int err = ring_new(loop, files->depth);
         if (err == 0) {
@@ -42,12 +46,22 @@ static bool others_turn(const struct file_io *files)
     return others == 0 && files->reads_in_row >= OTHERS_SHARE - 1;
 }
 
+/* May the first of those that wait, of which there are some, go? */
+static bool read_may_go(const struct file_io *files)
+{
+    const struct file_op *op = CONTAINER_OF(list_first(&files->reads), struct file_op, link);
+    uint64_t most = files->most_read_bytes ? files->most_read_bytes : op->file->punt ? FUSE_READ_BYTES : READ_BYTES;
+    return files->counts.reads_in_flight_bytes < most;
+}
+
 static struct list *next_waiting(struct file_io *files)
 {
     if (list_empty(&files->reads))
         return list_pop_front(&files->others);
     if (!list_empty(&files->others) && others_turn(files))
         return list_pop_front(&files->others);
+    if (!read_may_go(files))
+        return NULL;
     files->counts.reads_first += !list_empty(&files->others);
     return list_pop_front(&files->reads);
 }
@@ -60,6 +74,7 @@ static void op_take(struct loop *loop, struct file_op *op)
     if (op->kind == FILE_READ) {
         files->counts.reads_waiting--;
         files->counts.reads_in_flight++;
+        files->counts.reads_in_flight_bytes += op->bytes;
         files->reads_in_row++;
     } else {
         files->reads_in_row = 0;
@@ -89,6 +104,9 @@ static void file_op_start(struct loop *loop, struct file_op *op, enum file_op_ki
     op->fn = fn;
     op->loop = loop;
     op->result = 0;
+    op->bytes = 0;
+    for (unsigned i = 0; kind == FILE_READ && i < op->iov_count; i++)
+        op->bytes += op->iov[i].iov_len;
     list_push_back(kind == FILE_READ ? &loop->files.reads : &loop->files.others, &op->link);
     loop->files.counts.waiting++;
     loop->files.counts.reads_waiting += kind == FILE_READ;
@@ -118,6 +136,7 @@ void file_op_finish(struct file_op *op, int64_t result)
     struct file_counts *counts = &op->loop->files.counts;
     counts->in_flight--;
     counts->reads_in_flight -= op->kind == FILE_READ;
+    counts->reads_in_flight_bytes -= op->bytes;
     if (result > 0 && op->kind == FILE_READ)
         counts->read_bytes += (uint64_t)result;
     if (result > 0 && op->kind == FILE_WRITE)

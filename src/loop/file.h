@@ -2,7 +2,7 @@
  *
  * Reads, writes and syncs go through the loop's ring (or its threads where io_uring is refused): all that are started in
  * one turn of the loop are submitted together at its end; at most `io_depth` are in flight, later ones wait: reads in their
- * order, the others in theirs. While reads wait, the others get no more than a fifth of the places (of fewer than five:
+ * order, the others in theirs. Once `io_bytes` of reads are in flight, others wait, too. While reads wait, the others get no more than a fifth of the places (of fewer than five:
  * every fifth turn), so that what somebody waits for goes before what is written in the background.
  * Everything else that touches a file system is in fs.h, is blocking, and belongs into jobs.
  *
@@ -38,6 +38,7 @@ struct file_op {
     /* the loop's */
     enum file_op_kind kind;
     file_op_fn fn;
+    uint64_t bytes; /* of a read */
     struct loop *loop;
     struct list link;
     struct job job;
@@ -54,6 +55,7 @@ struct file_counts {
     uint64_t read_bytes, written_bytes;
     uint64_t in_flight, waiting; /* now */
     uint64_t reads_in_flight, reads_waiting;
+    uint64_t reads_in_flight_bytes;
     uint64_t reads_first; /* reads that went before writes and syncs that waited too */
 };
 void loop_file_counts(const struct loop *loop, struct file_counts *out);

@@ -25,6 +25,7 @@ struct file_io {
     struct list reads, others; /* waiting, each in order */
     unsigned reads_in_row;     /* started since the last of the others */
     unsigned depth;
+    uint64_t most_read_bytes; /* in flight; 0: by the file system */
     struct file_counts counts;
     struct ring *ring;
     struct workers threads;

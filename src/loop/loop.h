@@ -26,6 +26,7 @@ struct loop;
 
 struct loop_options {
     unsigned io_depth;    /* file operations in flight at most, the rest wait in order; 0: 64 */
+    uint64_t io_bytes;    /* of reads in flight at most, the last one not counted; 0: 32 MiB on FUSE, 8 MiB elsewhere */
     unsigned job_threads; /* threads for jobs; 0: 8 */
     unsigned io_threads;  /* threads for file operations where io_uring is refused; 0: 8 */
     bool forbid_ring;     /* use the threads even where io_uring works */

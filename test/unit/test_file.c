@@ -236,6 +236,60 @@ BOTH(reads_go_first_where_there_are_hardly_any_places)
     rush_run(forbid_ring, 3);
 }
 
+/* ---- bytes in flight ---- */
+
+enum { HEAVY_OPS = 24, HEAVY_BYTES = 1 << 20 };
+
+struct heavy {
+    struct file_op ops[HEAVY_OPS];
+    struct iovec iov;
+    uint64_t most_bytes;
+    unsigned left;
+};
+
+static void heavy_read(struct file_op *op)
+{
+    struct heavy *heavy = CONTAINER_OF(op, struct heavy, ops[op->offset]);
+    struct file_counts counts;
+    loop_file_counts(op->loop, &counts);
+    cr_assert_eq(counts.reads_in_flight_bytes, counts.reads_in_flight * HEAVY_BYTES);
+    uint64_t bytes = counts.reads_in_flight_bytes + HEAVY_BYTES; /* this one was, too */
+    if (bytes > heavy->most_bytes)
+        heavy->most_bytes = bytes;
+    cr_assert_geq(op->result, 1);
+    if (--heavy->left == 0)
+        loop_stop(op->loop);
+}
+
+/* Returns the most bytes of reads that were in flight. */
+static uint64_t heavy_run(bool forbid_ring, uint64_t io_bytes, bool punt)
+{
+    struct lab *lab = lab_open((struct loop_options){.forbid_ring = forbid_ring, .io_bytes = io_bytes}, 0);
+    struct heavy *heavy = calloc(1, sizeof *heavy);
+    heavy->iov = (struct iovec){calloc(1, HEAVY_BYTES), HEAVY_BYTES};
+    cr_assert_eq(run_op(lab, file_write_start, &heavy->iov, 1, 0), HEAVY_BYTES);
+    lab->file.punt = punt;
+    heavy->left = HEAVY_OPS;
+    for (unsigned i = 0; i < HEAVY_OPS; i++) {
+        heavy->ops[i] = (struct file_op){.file = &lab->file, .iov = &heavy->iov, .iov_count = 1, .offset = i};
+        file_read_start(lab->loop, &heavy->ops[i], heavy_read);
+    }
+    loop_run(lab->loop);
+    uint64_t most = heavy->most_bytes;
+    free(heavy->iov.iov_base);
+    free(heavy);
+    lab_close(lab);
+    return most;
+}
+
+BOTH(reads_wait_once_enough_bytes_are_in_flight)
+{
+    cr_assert_eq(heavy_run(forbid_ring, 3 * HEAVY_BYTES, false), 3 * HEAVY_BYTES);
+    cr_assert_eq(heavy_run(forbid_ring, 1, false), HEAVY_BYTES, "one of any size may go");
+    cr_assert_eq(heavy_run(forbid_ring, 0, false), 8 * HEAVY_BYTES);
+    cr_assert_eq(heavy_run(forbid_ring, 0, true), HEAVY_OPS * HEAVY_BYTES, "on FUSE up to 32 MiB");
+}
+
 /* ---- many at once ---- */
 
 enum { PIECES = 200, PIECE = 8192, DEPTH = 5 };
