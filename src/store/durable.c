@@ -11,11 +11,6 @@ static void synced(struct disk_sync *sync, int err);
 
 /* ---- a write that hangs ---- */
 
-static uint64_t look_after_ms(const struct store *store)
-{
-    return max_u64(disk_timeout_ms(store->disk) / 4, WAIT_TICK_MS);
-}
-
 /* Who has seen nothing happen to the write for --disk-timeout is told: it may be durable yet. A long queue that moves is no reason. */
 static void look(struct timer *timer)
 {
@@ -29,14 +24,21 @@ static void look(struct timer *timer)
         list_remove(&put->late_link);
         if (disk_write_stands(store->disk, &writing->write, put->since_ms)) {
             list_remove(&put->link);
-            put->fn(put, KVD_ETIMEOUT);
+            answer_give(&put->answer, KVD_ETIMEOUT);
         } else {
             put->since_ms = now;
             list_push_back(&store->durables, &put->late_link);
         }
     }
-    if (!list_empty(&store->durables))
-        timer_start(timer, look_after_ms(store));
+    syncs_expire(store, now);
+    durable_watch(store);
+}
+
+void durable_watch(struct store *store)
+{
+    bool waited_for = !list_empty(&store->durables) || !list_empty(&store->syncs);
+    if (waited_for && !store->durable_timer.active && !store->closing)
+        timer_start(&store->durable_timer, max_u64(disk_timeout_ms(store->disk) / 4, WAIT_TICK_MS));
 }
 
 void durable_setup(struct store *store)
@@ -76,8 +78,7 @@ int durable_start(struct store *store, struct store_put *put, struct entry *entr
     put->waits_for = writing;
     put->since_ms = now_ms(store);
     list_push_back(&store->durables, &put->late_link);
-    if (!store->durable_timer.active && !store->closing)
-        timer_start(&store->durable_timer, look_after_ms(store));
+    durable_watch(store);
     return STORE_PENDING;
 }
 
@@ -102,7 +103,7 @@ static void synced(struct disk_sync *sync, int err)
     bool same = entry && entry->checksum == put->checksum;
     int outcome = put->outcome;
     if (err == KVD_ETIMEOUT) {
-        put->fn(put, err); /* the table knows of the record, and of whatever comes of it */
+        answer_give(&put->answer, err); /* the table knows of the record, and of whatever comes of it */
         return;
     }
     if (err)

@@ -336,6 +336,26 @@ bool persist_queue_has_room(const struct store *store)
     return disk_queued_bytes(store->disk) < store->queue_limit;
 }
 
+/* The sync of a close waits for as long as the process has time. */
+void syncs_expire(struct store *store, uint64_t now)
+{
+    struct list *first = list_first(&store->writings);
+    const struct disk_write *write = first ? &CONTAINER_OF(first, struct writing, link)->write : NULL;
+    for (struct list *at = store->syncs.next, *next; at != &store->syncs; at = next) {
+        next = at->next;
+        struct store_sync *sync = CONTAINER_OF(at, struct store_sync, link);
+        if (now - sync->since_ms < disk_timeout_ms(store->disk) || sync == &store->last_sync)
+            continue;
+        if (!write || !disk_write_stands(store->disk, write, sync->since_ms)) {
+            sync->since_ms = now;
+            continue;
+        }
+        list_remove(&sync->link);
+        task_cancel(&sync->step);
+        sync_end(&sync->sync, KVD_ETIMEOUT);
+    }
+}
+
 static void syncs_check(struct store *store)
 {
     for (struct list *at = store->syncs.next, *next; at != &store->syncs; at = next) {
@@ -426,7 +446,9 @@ int sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, stor
     if (sync->walking)
         task_post(&sync->step);
     if (sync->walking || still_writing(store, sync->upto)) {
+        sync->since_ms = now_ms(store);
         list_push_back(&store->syncs, &sync->link);
+        durable_watch(store);
         return STORE_PENDING;
     }
     int err = sync_disk(sync);

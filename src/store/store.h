@@ -321,11 +321,13 @@ struct store_sync {
     uint64_t cursor;
     uint64_t hot_left;
     bool seal, walking;
+    uint64_t since_ms; /* when the writes that it waits for were seen to move last */
     struct task step;
     struct disk_sync sync;
 };
 /* Write what the policy could still write and is not on disk, the most recently used first; fn(0) when all of it that was put before is on
  * disk and synced, but for `failed` of them; with `seal` the open segment is ended too.
+ * fn(KVD_ETIMEOUT): writes have stood still for --disk-timeout (the sync of a close goes on waiting).
  * STORE_PENDING, or KVD_EOFF / KVD_ECLOSING. */
 int store_sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn);
 

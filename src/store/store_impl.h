@@ -342,6 +342,7 @@ void policy_drop(struct store *store, struct entry *entry, bool shed);
 int sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn);
 /* Queue the object for disk. 0, or why not (counted). */
 int persist_start(struct store *store, struct entry *entry);
+void syncs_expire(struct store *store, uint64_t now);
 bool persist_queue_has_room(const struct store *store);
 /* The object goes or is replaced: its write, if any, is for nothing. True when a record of it may be on disk all the same. */
 bool persist_detach(struct store *store, struct entry *entry);
@@ -403,6 +404,8 @@ void load_deadline(struct timer *timer);
 /* durable.c */
 /* Have fn run when the object is on stable storage. STORE_PENDING or an error. */
 int durable_start(struct store *store, struct store_put *put, struct entry *entry, int outcome);
+/* See to it that those who wait for writes are told when these stand still. */
+void durable_watch(struct store *store);
 void durable_setup(struct store *store);
 void durable_stop(struct store *store);
 void durable_written(struct store *store, struct writing *writing, int err);

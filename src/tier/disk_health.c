@@ -522,7 +522,7 @@ static bool is_late(const struct disk *disk, uint64_t since_ms)
 
 static bool slot_is_late(const struct disk *disk, const struct write_slot *slot)
 {
-    return slot->write && is_late(disk, slot->since_ms);
+    return slot->write && is_late(disk, slot->write->since_ms);
 }
 
 static bool sync_is_late(const struct disk *disk, const struct segment *segment)

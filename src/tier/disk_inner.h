@@ -60,7 +60,6 @@ struct write_slot {
     uint8_t *own_header; /* for a header that is longer; or NULL */
     uint64_t header_bytes;
     uint64_t done_bytes;
-    uint64_t since_ms; /* the piece that is under way */
 };
 
 /* A closed log. */

@@ -136,6 +136,7 @@ static void write_queue(struct disk *disk, struct disk_write *write, bool first)
     write->state = WRITE_QUEUED;
     write->segment = NULL;
     write->slot = NULL;
+    write->since_ms = 0;
     if (first)
         list_push_front(&disk->queue, &write->link);
     else
@@ -205,7 +206,7 @@ static void slot_write_piece(struct write_slot *slot)
     slot->op.iov = slot->iov;
     slot->op.iov_count = count;
     slot->op.offset = slot->append.offset + slot->done_bytes;
-    slot->since_ms = loop_now_ms(slot->disk->loop);
+    write->since_ms = loop_now_ms(slot->disk->loop);
     file_write_start(slot->disk->loop, &slot->op, slot_piece_written);
 }
 
@@ -578,8 +579,7 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
 
 bool disk_write_stands(const struct disk *disk, const struct disk_write *write, uint64_t since_ms)
 {
-    const struct write_slot *slot = write->slot;
-    return (write->state == WRITE_RUNNING && slot ? slot->since_ms : disk->queue_moved_ms) <= since_ms;
+    return (write->since_ms ? write->since_ms : disk->queue_moved_ms) <= since_ms;
 }
 
 bool disk_write_cancel(struct disk *disk, struct disk_write *write)

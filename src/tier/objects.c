@@ -304,7 +304,7 @@ static void batch_done(struct job *job)
     objects->disk->figures.syncs += batch->synced;
     objects->disk->figures.sync_errors += batch->synced && batch->sync_err;
     objects->batches_running--;
-    objects->moved_ms = objects->disk->queue_moved_ms = loop_now_ms(objects->disk->loop);
+    objects->moved_ms = loop_now_ms(objects->disk->loop);
     list_push_back(&objects->free_batches, &batch->link);
     fan->busy = false;
     disk_job_ended(objects->disk);

@@ -196,6 +196,7 @@ void objects_writes_admit(struct objects *objects)
             return;
         list_remove(&write->link);
         write->state = 0;
+        write->since_ms = disk->queue_moved_ms = loop_now_ms(disk->loop);
         if (!err)
             err = write_begin(objects, write);
         if (err)

@@ -122,21 +122,38 @@ def test_a_remove_whose_log_hangs_is_answered(fs, start_on):
     wire.holds(keys[3], SIZE)
 
 
-@pytest.mark.parametrize("rule", ["op=write name=*.seg hang", "op=fsync name=*.seg hang", "op=create name=*.seg hang"])
-def test_an_ack_of_the_disk_is_not_waited_for_without_end(fs, start_on, rule):
+OBJECT_FILES = "?" * 32 + "*"  # and the names that they have at first
+
+
+@pytest.mark.parametrize("segment_size, rule", [
+    ("1m", "op=write name=*.seg hang"), ("1m", "op=fsync name=*.seg hang"), ("1m", "op=create name=*.seg hang"),
+    ("0", f"op=write name={OBJECT_FILES} hang"), ("0", f"op=fsync name={OBJECT_FILES} hang"), ("0", f"op=create name={OBJECT_FILES} hang")])
+def test_an_ack_of_the_disk_is_not_waited_for_without_end(fs, start_on, segment_size, rule):
     """IO_ERROR: it may be durable yet. One thing that hangs is no reason to turn away from the disk."""
-    kvd, wire, keys = on_disk_alone(start_on)
+    kvd, wire, keys = on_disk_alone(start_on, segment_size=segment_size, args=["--disk-timeout", "2s"])
     if "create" not in rule:
         wire.store(b"open", SIZE, ack="disk")
-    fs.add(rule + " count=1")
+    rule = fs.add(rule + " count=1")
     assert wire.put(b"hangs", value_of(b"hangs", SIZE), ack="disk").code == IO_ERROR
-    assert wire.info("disk")["disk"]["trips_total"] == 0
+    assert fs.fired(rule) == 1 and wire.info("disk")["disk"]["trips_total"] == 0
     wire.holds(b"hangs", SIZE)
     fs.release()
     wait_until(lambda: wire.put(b"hangs", b"", ack="disk").code == harness.PRESENT, "it to be durable")
     kvd.kill()
     fs.power_cut(keep=0)
     kvd.start().wire().holds(b"hangs", SIZE)
+
+
+@pytest.mark.parametrize("segment_size, name", [("1m", "*.seg"), ("0", OBJECT_FILES)])
+def test_a_sync_does_not_wait_for_a_write_that_hangs(fs, start_on, segment_size, name):
+    kvd, wire, keys = on_disk_alone(start_on, segment_size=segment_size)
+    rule = fs.add(f"op=write name={name} hang count=1")
+    wire.store(b"hangs", SIZE)
+    wait_until(lambda: fs.fired(rule) == 1, "the write to hang")
+    assert wire.call(harness.ADMIN, {"action": "sync"}).code == IO_ERROR
+    fs.release()
+    until_state(wire, "on")
+    wait_until(lambda: wire.call(harness.ADMIN, {"action": "sync"}).code == OK, "it to be written")
 
 
 def test_a_mount_where_nothing_but_names_can_be_read_trips_it(fs, start_on):
