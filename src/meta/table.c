@@ -301,18 +301,28 @@ static void line_free(struct table *table, struct line *line)
     free(line);
 }
 
+/* LINE_SLOTS: it is not in this line. */
+static unsigned line_find(const struct line *line, uint64_t slot)
+{
+    unsigned i = 0;
+    while (i < LINE_SLOTS && line->slots[i] != slot)
+        i++;
+    return i;
+}
+
 /* The last slot takes the place of the one that goes. */
 static void bucket_take_out(struct table *table, struct line *bucket, uint64_t slot)
 {
-    uint64_t *at = NULL;
-    struct line *before = NULL, *last = bucket;
-    for (struct line *line = bucket; line; before = line_next(line) ? line : before, last = line, line = line_next(line))
-        for (unsigned i = 0; i < LINE_SLOTS && !at; i++)
-            if (line->slots[i] == slot)
-                at = &line->slots[i];
-    CHECK(at);
+    struct line *in = bucket, *before = NULL, *last = bucket;
+    unsigned i = line_find(in, slot);
+    for (; i == LINE_SLOTS; i = line_find(in, slot)) {
+        in = line_next(in);
+        CHECK(in);
+    }
+    for (struct line *next; (next = line_next(last)) != NULL; last = next)
+        before = last;
     unsigned count = line_count(last);
-    *at = last->slots[count - 1];
+    in->slots[i] = last->slots[count - 1];
     last->slots[count - 1] = 0;
     if (before && count == 2) {
         before->slots[LAST_SLOT] = last->slots[0];
