@@ -59,6 +59,8 @@ class Place:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="kvd-bench-", dir=parent))
         self.sweeper = subprocess.Popen(["sh", "-c", SWEEPER, "sh", str(self.folder)], stdin=subprocess.PIPE, start_new_session=True)
         self.opened = contextlib.ExitStack()
+        self.kept = contextlib.ExitStack()
+        self.tools = {}
         tempfile.tempdir = str(self.folder)  # what the harness makes lies in it too
 
     def __enter__(self):
@@ -66,15 +68,22 @@ class Place:
 
     def __exit__(self, *_):
         self.close()
+        self.kept.close()
         self.sweeper.stdin.close()
         self.sweeper.wait()
 
     def close(self):
-        """End all that was opened."""
+        """End all that was opened, but for the tools."""
         self.opened.close()
 
     def open(self, thing):
         return self.opened.enter_context(thing)
+
+    def tool(self, name, pool):
+        """One whose pool has been made stays until the end of the run."""
+        if name not in self.tools or self.tools[name].process.poll() is not None:
+            self.tools[name] = self.kept.enter_context(Tool(name, pool))
+        return self.tools[name]
 
     def sub(self, name):
         path = self.folder / name

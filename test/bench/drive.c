@@ -61,6 +61,7 @@ struct worker {
     uint64_t *order; /* a ring of slots, for answers that come in order */
     uint64_t order_at, under_way;
     bool ended;      /* nothing more to ask */
+    bool over;       /* what is still under way is not waited for */
     uint64_t *again; /* a stack of numbers that were refused as BUSY, and are asked again at not_before_ns */
     uint64_t again_count, not_before_ns;
     struct buffer ready[READY];
@@ -204,7 +205,8 @@ static void count(struct worker *worker, const struct slot *slot, const struct a
 {
     const struct job *job = worker->job;
     const uint64_t now_ns = crew_now_ns();
-    if (!job->once && (now_ns < job->counted_from_ns || time_is_over(worker, now_ns)))
+    worker->over = !job->once && time_is_over(worker, now_ns);
+    if (worker->over || (!job->once && now_ns < job->counted_from_ns))
         return;
     if (worker->ops == 0)
         worker->first_done_ns = now_ns;
@@ -269,10 +271,10 @@ static void work(void *arg, unsigned index)
     struct worker *worker = ((struct job *)arg)->workers[index];
     for (;;) {
         top_up(worker);
-        if (!send_out(worker))
+        if (!send_out(worker) || worker->over)
             return;
         if (worker->under_way > 0) {
-            if (!take_answer(worker))
+            if (!take_answer(worker) || worker->over)
                 return;
         } else if (worker->again_count > 0) {
             (void)crew_wait_until(&worker->job->crew, worker->not_before_ns);
@@ -375,6 +377,12 @@ static bool check_one(struct worker *worker, uint64_t number)
 static void check(struct job *job)
 {
     struct worker *worker = job->workers[0];
+    conn_close(&worker->conn); /* answers may be under way on it */
+    const int err = conn_open(&worker->conn, (uint16_t)job->port, CONN_AHEAD_BEHIND_VALUES, 3);
+    if (err) {
+        (void)failed(worker, strerror(-err));
+        return;
+    }
     const uint64_t most = min_u64(job->check, min_u64(job->keys, max_u64(CHECKED_BYTES / job->size, 1)));
     for (uint64_t i = 0; i < most; i++)
         if (!check_one(worker, job->first + pool_mix(worker->random++) % job->keys))
@@ -530,10 +538,10 @@ int main(int argc, char **argv)
         return 1;
     }
     printf("{}\n");
-    fflush(stdout);
+    (void)fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
         job_run(&pool, line);
-        fflush(stdout);
+        (void)fflush(stdout);
     }
     return 0;
 }

@@ -106,7 +106,7 @@ static double run(struct side *side, double seconds)
     double counted_from = begun + seconds * WARM_UP_PERCENT / 100, now = begun;
     uint64_t bytes = 0;
     bool counting = false;
-    for (; now < end; now = now_s()) {
+    while (now < end) {
         if (!counting && now >= counted_from) {
             counting = true;
             counted_from = now;
@@ -119,6 +119,7 @@ static double run(struct side *side, double seconds)
                 return 0;
             bytes += (uint64_t)moved;
         }
+        now = now_s();
     }
     return (double)bytes / (now - counted_from);
 }
@@ -242,12 +243,12 @@ int main(int argc, char **argv)
     const struct plan hello = {.size = min_u64(bytes, TURN_BYTES), .connections = 1, .seconds = 1e-9};
     (void)ask(&hello, &pool, &where); /* the other side's pool is there, too */
     printf("0\n");
-    fflush(stdout);
+    (void)fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
         if (!parse(&plan, line))
             die("no job");
         printf("%.0f\n", plan.size <= bytes ? ask(&plan, &pool, &where) : 0);
-        fflush(stdout);
+        (void)fflush(stdout);
     }
     (void)kill(server, SIGKILL);
     (void)waitpid(server, NULL, 0);

@@ -75,8 +75,8 @@ class Memory:
         self.servers, self.filled = {}, {}
 
     def __enter__(self):
-        self.drive = self.place.open(c.Tool("drive", self.scale.pool))
-        self.pair = self.place.open(c.Tool("pair", self.scale.pool))
+        self.drive = self.place.tool("drive", self.scale.pool)
+        self.pair = self.place.tool("pair", self.scale.pool)
         self.servers["kvd"] = self.place.open(c.kvd(memory=mebi(2 * self.scale.pool), disk="1g", args=["--persist", "none"]))
         for name, start in (("redis", lambda: c.redis(f"{3 * self.scale.pool // MIB}mb")),
                             ("memcached", self.memcached), ("iperf3", c.iperf3_server)):
@@ -135,7 +135,7 @@ class Memory:
         return {"bare pair": 0.90} if op == "put" else {"bare pair": 0.95, "redis": rival, "memcached": rival}
 
     def seconds(self, size):
-        return self.scale.seconds * (2 if size >= 16 * MIB else 1)
+        return self.scale.seconds * (2 if size >= 64 * MIB else 1)
 
     def driven(self, who, op, size, connections, depth, more=()):
         def measure():
@@ -221,7 +221,7 @@ class Loops(Memory):
     def __enter__(self):
         if "--loops" not in c.run([c.BUILD / "kvd", "--help"]):
             raise NotThere("this kvd has no --loops")
-        self.drive = self.place.open(c.Tool("drive", self.scale.pool))
+        self.drive = self.place.tool("drive", self.scale.pool)
         for name, loops in (("kvd", 2), ("one", 1)):
             self.servers[name] = self.place.open(c.kvd(memory=mebi(2 * self.scale.pool), disk="1g",
                                                        args=["--persist", "none", "--loops", str(loops)]))
@@ -260,7 +260,7 @@ class Disk:
         self.place.need_free(3 * self.scale.disk_set)
         self.folder, self.backing = self.directory()
         self.memory = max(self.scale.disk_set // 4, 32 * MIB)
-        self.drive = self.place.open(c.Tool("drive", self.scale.pool))
+        self.drive = self.place.tool("drive", self.scale.pool)
         self.kvd = self.place.open(c.kvd(memory=mebi(self.memory), disk=mebi(3 * self.scale.disk_set), segment_size=self.scale.segment,
                                          data=self.folder / "kvd"))
         self.wire = self.kvd.wire(timeout_s=c.PATIENCE_S)
@@ -361,7 +361,7 @@ class WriteThrough:
     def __enter__(self):
         self.place.need_free(3 * self.total)
         self.folder = self.place.sub("write")
-        self.drive = self.place.open(c.Tool("drive", self.scale.pool))
+        self.drive = self.place.tool("drive", self.scale.pool)
         self.kvd = self.place.open(c.kvd(memory=mebi(self.memory), disk=mebi(max(4 * self.total, GIB)), segment_size=self.scale.segment,
                                          data=self.folder / "kvd"))
         self.wire = self.kvd.wire(timeout_s=c.PATIENCE_S)
@@ -419,7 +419,7 @@ class Extstore:
         c.need_program("memcached")
         self.place.need_free(3 * self.scale.disk_set)
         self.folder = self.place.sub("extstore")
-        self.drive = self.place.open(c.Tool("drive", self.scale.pool))
+        self.drive = self.place.tool("drive", self.scale.pool)
         disk = max(2 * self.scale.disk_set, GIB)
         self.theirs = self.place.open(c.memcached(self.memory // MIB, "4m", "-o",
                                                   f"ext_path={self.folder}/extstore:{disk // MIB}m,ext_wbuf_size=16,ext_item_age=0"))
@@ -491,8 +491,8 @@ class Mixed:
     def __enter__(self):
         self.place.need_free(self.scale.disk_set)
         self.folder = self.place.sub("mixed")
-        self.drive = self.place.open(c.Tool("drive", self.scale.pool))
-        self.other = self.place.open(c.Tool("drive", self.scale.pool))
+        self.drive = self.place.tool("drive", self.scale.pool)
+        self.other = self.place.open(c.Tool("drive", 128 * MIB))  # what it puts and gets nobody judges
         self.kvd = self.place.open(c.kvd(memory=mebi(1 * GIB), disk=mebi(max(2 * self.scale.disk_set, GIB)), segment_size=self.scale.segment, data=self.folder / "kvd"))
         self.wire = self.kvd.wire(timeout_s=c.PATIENCE_S)
         return self
