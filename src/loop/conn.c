@@ -316,8 +316,9 @@ static void conn_on_poll(uv_poll_t *handle, int status, int events)
         conn_flush(conn);
     if ((events & UV_READABLE) && (wanted & UV_READABLE))
         conn_read(conn);
+    /* A stream that went on will soon be blocked again: room is asked for until it comes unwanted. */
     if (!conn->closing)
-        conn_poll_set(conn, conn_wanted(conn));
+        conn_poll_set(conn, conn_wanted(conn) | (wanted & UV_WRITABLE));
 }
 
 /* Once it is closed, what is left is the close callback's. */
