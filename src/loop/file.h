@@ -2,9 +2,9 @@
  *
  * Reads, writes and syncs go through the loop's ring (or its threads where io_uring is refused): all that are started in
  * one turn of the loop are submitted together at its end; at most `io_depth` are in flight, later ones wait: reads in their
- * order, the others in theirs. Once `io_bytes` of reads are in flight, others wait, too. While reads wait, the others get no more than a fifth of the places (of fewer than five:
- * every fifth turn), so that what somebody waits for goes before what is written in the background.
- * Everything else that touches a file system is in fs.h, is blocking, and belongs into jobs.
+ * order, the others in theirs. Once `io_bytes` of reads are in flight, others wait, too. While reads wait, the others get no more than a
+ * fifth of the places (of fewer than five: every fifth turn), so that what somebody waits for goes before what is written in the
+ * background. Everything else that touches a file system is in fs.h, is blocking, and belongs into jobs.
  *
  * Thread: the loop's, or whoever holds its lock.
  */

@@ -318,6 +318,8 @@ def one_life(fs, kvd, chance, history, run, seed):
     how = chance.end()
     lost = any(word in fault for fault in faults for word in LOSES) or chance.disk == "8m" or gave_up(kvd)
     died = die(fs, kvd, chance.rng, how, clients, over)
+    if bad_bytes:
+        history.bad_bytes.append((begin, died))
     if not faults and chance.disk != "8m" and chance.memory != "4m" and how != "vanish":
         history.strict.append((begin, died))
     for client in clients:

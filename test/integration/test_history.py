@@ -159,6 +159,21 @@ def test_what_failed_on_disk_may_be_back_after_a_restart(told):
     told.wrong("was there until 1")
 
 
+@pytest.mark.parametrize("span, replaces", [((2.5, 4), False), ((2.5, 4), True), ((7, 8), False), (None, False)])
+def test_what_a_scrub_found_bad_may_be_back_after_a_restart(told, span, replaces):
+    one = told.put(1, 2)
+    two = told.put(5, 6, replace=replaces)
+    told.hit(two, 6, 7)
+    if span:
+        told.bad_bytes.append(span)
+    told.crashed(9, 10, True)
+    told.hit(one, 11, 12)
+    if span == (2.5, 4) and not replaces:
+        told.judge()
+    else:
+        told.wrong("was there until|before and after")
+
+
 @pytest.mark.parametrize("why", ["no restart", "a replace", "an answered remove", "read in between"])
 def test_what_may_not_be_back(told, why):
     one = told.put(1, 2)
