@@ -20,7 +20,8 @@ enum {
     WRITE_SLOT_HEADER_BYTES = 16 * 1024,
     WRITE_SLOT_IOVS = 256,
     WRITE_PIECE_BYTES = 8 << 20,
-    WRITE_IN_FLIGHT_BYTES = 32 << 20,
+    WRITE_IN_FLIGHT_BYTES = 8 << 20, /* then further records wait: as with reads (loop/file.h), what is queued together ends together */
+    FUSE_WRITE_IN_FLIGHT_BYTES = 32 << 20,
     WRITE_ATTEMPTS = 2,
     VERSION_STEP = 1 << 20, /* how far ahead the ceiling is kept; raised at half of it */
     LOG_ROTATE_BYTES = 4 << 20,
@@ -297,6 +298,8 @@ int disk_slots_init(struct disk *disk);
 void disk_slots_fini(struct disk *disk);
 void disk_writes_pump(struct disk *disk);
 void disk_writes_fail(struct disk *disk, int err);
+/* Not too many bytes of records are under way. */
+bool disk_write_may_begin(const struct disk *disk);
 /* A write that was taken off the queue has ended: figures, then its fn. */
 void disk_write_ended(struct disk *disk, struct disk_write *write, int err);
 /* The file system has more room than a moment ago. */

@@ -524,11 +524,14 @@ static bool room_make(struct disk *disk, struct disk_write *write)
     return false;
 }
 
-static bool slot_is_free(const struct disk *disk, const struct disk_write *write)
+bool disk_write_may_begin(const struct disk *disk)
 {
-    if (list_empty(&disk->free_slots))
-        return false;
-    return disk->in_flight_bytes == 0 || disk->in_flight_bytes + write->bytes <= WRITE_IN_FLIGHT_BYTES;
+    return disk->in_flight_bytes < (disk->lock.punt ? FUSE_WRITE_IN_FLIGHT_BYTES : WRITE_IN_FLIGHT_BYTES);
+}
+
+static bool slot_is_free(const struct disk *disk)
+{
+    return !list_empty(&disk->free_slots) && disk_write_may_begin(disk);
 }
 
 void disk_writes_pump(struct disk *disk)
@@ -538,7 +541,7 @@ void disk_writes_pump(struct disk *disk)
     while (!list_empty(&disk->queue)) {
         struct disk_write *write = CONTAINER_OF(list_first(&disk->queue), struct disk_write, link);
         int err = write_is_too_large(disk, write) ? KVD_ETOOLARGE : 0;
-        if (!err && (!slot_is_free(disk, write) || !disk_version_allowed(disk, write->version) || !room_make(disk, write)))
+        if (!err && (!slot_is_free(disk) || !disk_version_allowed(disk, write->version) || !room_make(disk, write)))
             return;
         list_remove(&write->link);
         if (!err)

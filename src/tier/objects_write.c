@@ -157,7 +157,7 @@ static void room_ask(struct objects *objects)
 static bool may_begin(struct objects *objects, struct disk_write *write)
 {
     struct disk *disk = objects->disk;
-    if (objects->writes >= WRITES_ADMITTED || (disk->in_flight_bytes > 0 && disk->in_flight_bytes + write->bytes > WRITE_IN_FLIGHT_BYTES))
+    if (objects->writes >= WRITES_ADMITTED || !disk_write_may_begin(disk))
         return false;
     if (!disk_version_allowed(disk, write->version))
         return false;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "loop/file.h"
 #include "test/support/disk_rig.h"
 #include "tier/node_file.h"
 
@@ -1051,6 +1052,60 @@ Test(disk, closing_while_it_opens)
 static void set_flag(void *arg)
 {
     *(bool *)arg = true;
+}
+
+enum { MANY_LARGE = 20 };
+
+struct many_large {
+    struct rig *rig;
+    struct rig_write *writes[MANY_LARGE];
+    struct task watch;
+    uint64_t most; /* operations in flight */
+};
+
+static void many_large_watch(struct task *task)
+{
+    struct many_large *large = CONTAINER_OF(task, struct many_large, watch);
+    struct file_counts counts;
+    loop_file_counts(large->rig->loop, &counts);
+    if (counts.in_flight > large->most)
+        large->most = counts.in_flight;
+    task_post(task);
+}
+
+static bool many_large_written(void *arg)
+{
+    struct many_large *large = arg;
+    for (unsigned i = 0; i < MANY_LARGE; i++)
+        if (!large->writes[i]->done)
+            return false;
+    return true;
+}
+
+Test(disk, records_wait_once_8_mib_of_them_are_under_way)
+{
+    struct rig rig;
+    rig_init(&rig);
+    rig.segment_bytes = 64 << 20;
+    rig.limit_bytes = 256 << 20;
+    cr_assert_eq(rig_open(&rig), 0);
+    struct many_large large = {.rig = &rig};
+    task_init(&large.watch, rig.loop, many_large_watch);
+    task_post(&large.watch);
+    for (unsigned i = 0; i < MANY_LARGE; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "large-%u", i);
+        large.writes[i] = rig_write_start(&rig, key, disk_next_version(rig.disk), 1 << 20);
+    }
+    rig_until(&rig, many_large_written, &large);
+    task_cancel(&large.watch);
+    cr_assert_leq(large.most, 9); /* one more may be an index */
+    for (unsigned i = 0; i < MANY_LARGE; i++) {
+        cr_assert_eq(large.writes[i]->err, 0);
+        rig_write_free(large.writes[i]);
+    }
+    rig_close(&rig);
+    rig_fini(&rig);
 }
 
 Test(disk, closing_finishes_what_is_queued)
