@@ -203,6 +203,12 @@ asan: deps ## the same tests against a build with AddressSanitizer and Undefined
 	+@$(SUBMAKE) VARIANT=asan build build-tests
 	@scripts/run-tests --build build/asan --sanitized $(TESTS:build/%=build/asan/%) test/integration
 
+TSAN_LOOPS ?= 2
+.PHONY: tsan
+tsan: deps ## the integration tests, and a minute of many clients on a file system that fails at random, against a build with ThreadSanitizer and TSAN_LOOPS (2) loops
+	+@$(SUBMAKE) VARIANT=tsan build
+	@KVD_TEST_LOOPS=$(TSAN_LOOPS) KVD_SOAK_SECONDS=60 scripts/run-tests --build build/tsan --sanitized test/integration test/integration/soak_faultfs.py
+
 fuzz: deps ## every fuzz target for FUZZ_SECONDS (60) each, from its seeds and build/corpus/
 	+@$(SUBMAKE) VARIANT=fuzz build-fuzzers
 	@scripts/run-tests --build build --fuzz-seconds $(FUZZ_SECONDS) $(FUZZ_SRC:test/fuzz/%.c=build/fuzz/%)
@@ -227,7 +233,7 @@ PACKAGES += libfuse3-dev
 FAULTFS_SRC := $(sort $(wildcard test/fuse/*.c))
 
 .PHONY: faultfs lives
-test integration asan soak lives: faultfs
+test integration asan tsan soak lives: faultfs
 faultfs: deps
 	+@$(SUBMAKE) build/faultfs
 

@@ -40,7 +40,7 @@ static void sync_start(struct session *session, const struct frame *frame, const
     struct sync_request *mine = (struct sync_request *)later(session, sizeof *mine, frame, msg);
     if (!mine)
         return;
-    int err = store_sync_start(&session->server->desk, &mine->sync, seal, sync_done);
+    int err = store_sync_start(&session->here->desk, &mine->sync, seal, sync_done);
     if (err != STORE_PENDING)
         sync_done(&mine->sync, err);
 }
@@ -88,7 +88,7 @@ static void do_evict(struct session *session, const struct frame *frame, const s
     if (!mine)
         return;
     mine->request.abandon = evict_abandon;
-    store_evict_start(&session->server->desk, &mine->evict, MSG_HAS(msg, F_ADMIN_BYTES) ? msg->bytes : UINT64_MAX, evicted);
+    store_evict_start(&session->here->desk, &mine->evict, MSG_HAS(msg, F_ADMIN_BYTES) ? msg->bytes : UINT64_MAX, evicted);
 }
 
 /* ---- scrub ---- */
@@ -131,7 +131,7 @@ static void scrub_and_wait(struct session *session, const struct frame *frame, c
         return;
     uint64_t run;
     mine->request.abandon = scrub_abandon;
-    int err = store_scrub_start(&session->server->desk, &mine->scrub, rate, &run, scrubbed);
+    int err = store_scrub_start(&session->here->desk, &mine->scrub, rate, &run, scrubbed);
     if (err)
         scrubbed(&mine->scrub, err);
 }
@@ -153,7 +153,7 @@ static void do_scrub(struct session *session, const struct frame *frame, const s
         scrub_and_wait(session, frame, msg, rate);
         return;
     }
-    int err = store_scrub_start(&session->server->desk, NULL, rate, &reply.run, NULL);
+    int err = store_scrub_start(&session->here->desk, NULL, rate, &reply.run, NULL);
     if (err)
         session_fail(session, frame->op, frame->id, code_of(err), error_text(err));
     else
@@ -199,10 +199,10 @@ static void do_drain(struct session *session, const struct frame *frame, const s
     if (!mine)
         return;
     server->no_puts = true;
-    log_info(server->log, "draining", "connections=%llu", (unsigned long long)server->session_count);
-    timer_init(&mine->timer, server->loop, drain_late);
+    log_info(server->log, "draining", NULL);
+    timer_init(&mine->timer, session->here->loop, drain_late);
     timer_start(&mine->timer, server->config->drain_timeout);
-    int err = store_sync_start(&server->desk, &mine->sync, false, drained);
+    int err = store_sync_start(&session->here->desk, &mine->sync, false, drained);
     if (err != STORE_PENDING)
         drained(&mine->sync, err);
 }
@@ -223,7 +223,8 @@ static void all_dead(struct store_remove *remove, int outcome)
         answer(request, &reply);
         server_tear_down(server);
     } else {
-        server->tearing_down = server->no_puts = false;
+        server->no_puts = false;
+        server->tearing_down = false;
         if (request_answer(request))
             session_fail(request->session, request->op, request->id, CODE_IO_ERROR,
                          "removed here, but the disk could not take the record of it: no file was deleted");
@@ -248,12 +249,18 @@ static void do_teardown(struct session *session, const struct frame *frame, cons
         session_fail(session, frame->op, frame->id, code, wrong);
         return;
     }
-    struct teardown_request *mine = (struct teardown_request *)later(session, sizeof *mine, frame, msg);
-    if (!mine)
+    if (atomic_exchange(&server->tearing_down, true)) { /* on another loop */
+        session_fail(session, frame->op, frame->id, CODE_CLOSING, "this node is being torn down");
         return;
-    server->tearing_down = server->no_puts = true;
+    }
+    struct teardown_request *mine = (struct teardown_request *)later(session, sizeof *mine, frame, msg);
+    if (!mine) {
+        server->tearing_down = false;
+        return;
+    }
+    server->no_puts = true;
     request_barrier(&mine->request, BARRIER_ALL);
-    int outcome = store_forget_start(&server->desk, &mine->remove, all_dead);
+    int outcome = store_forget_start(&session->here->desk, &mine->remove, all_dead);
     if (outcome != STORE_PENDING)
         all_dead(&mine->remove, outcome);
 }

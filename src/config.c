@@ -63,6 +63,8 @@ const struct config_key config_keys[] = {
     {"wait-for-index", CONFIG_DURATION, AT(wait_for_index), 0, "5s", ANY,
      "how long serving may wait at start until it is known what is on disk"},
     {"drain-timeout", CONFIG_DURATION, AT(drain_timeout), 0, "30s", ANY, "how long the end may take until what is not written is dropped"},
+    {"loops", CONFIG_NUMBER, AT(loops), 0, "1", 1, 64, NULL, false,
+     "threads that serve connections; with more than one, the disk has another one"},
     {"send-timeout", CONFIG_DURATION, AT(send_timeout), 0, "30s", 100, UINT64_MAX, NULL, true,
      "a client that takes less than 1 MiB of its replies, and not all, in this time is cut off"},
     {"frame-timeout", CONFIG_DURATION, AT(frame_timeout), 0, "30s", 100, UINT64_MAX, NULL, true,

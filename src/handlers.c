@@ -36,7 +36,7 @@ enum code code_of(int err)
 bool handle_decode(struct session *session, const struct frame *frame, struct span meta, void *msg)
 {
     const char *why = "bad meta";
-    int err = msg_decode(msg_request(frame->op), meta, BATCH_KEYS, &session->server->arena, msg, &why);
+    int err = msg_decode(msg_request(frame->op), meta, BATCH_KEYS, &session->here->arena, msg, &why);
     if (err == 0)
         return true;
     enum code code = err == KVD_EUNSUPPORTED ? CODE_UNSUPPORTED
@@ -117,7 +117,7 @@ static void do_hello(const struct call *call, const void *arg)
         return;
     }
     uint8_t nonce[NONCE_BYTES];
-    if (loop_random(call->server->loop, nonce, sizeof nonce) != 0) {
+    if (loop_random(call->session->here->loop, nonce, sizeof nonce) != 0) {
         fail(call, CODE_INTERNAL, "no random bytes");
         return;
     }
@@ -313,7 +313,7 @@ static void mget_next(struct mget_request *mget)
         return;
     }
     item->get = (struct store_get){.key = key, .offset = mget->offset, .length = mget->length, .quiet = true};
-    int outcome = store_get_start(&mget->request.server->desk, &item->get, mget_got);
+    int outcome = store_get_start(&mget->request.here->desk, &item->get, mget_got);
     item->pending = outcome == STORE_PENDING;
     item->reading_bytes = item->get.pending_bytes;
     if (item->pending)
@@ -366,7 +366,7 @@ static void do_mget(const struct call *call, const void *arg)
     struct mget_request *mget = (struct mget_request *)later(call, sizeof *mget, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
     if (!mget)
         return;
-    task_init(&mget->step, call->server->loop, mget_step);
+    task_init(&mget->step, call->session->here->loop, mget_step);
     mget->offset = msg->offset;
     mget->length = MSG_HAS(msg, F_MGET_LENGTH) ? msg->length : UINT64_MAX;
     if (!copy_keys(mget, &msg->keys)) {
@@ -630,7 +630,7 @@ static void do_info(const struct call *call, const void *arg)
     const struct msg_info *msg = arg;
     struct buffer out;
     buffer_init(&out);
-    if (!info_pack(call->server, &out, msg->section))
+    if (!info_pack(call->session->here, &out, msg->section))
         fail(call, CODE_BAD_REQUEST, "no section of that name");
     else if (out.failed)
         fail_memory(call);
@@ -641,11 +641,11 @@ static void do_info(const struct call *call, const void *arg)
 
 /* ---- CONFIG ---- */
 
-static void pack_value(const struct server *server, struct buffer *out, const struct config_key *key)
+static void pack_value(const struct config *config, struct buffer *out, const struct config_key *key)
 {
     char value[CONFIG_TEXT_BYTES];
     pack_text(out, key->name);
-    pack_text(out, config_get(server->config, key, value, sizeof value));
+    pack_text(out, config_get(config, key, value, sizeof value));
 }
 
 static const struct config_key *key_named(struct span name)
@@ -661,15 +661,17 @@ static const struct config_key *key_named(struct span name)
 /* None asked for: all. False: a name is unknown. */
 static bool pack_values(const struct call *call, const struct msg_config *msg, struct buffer *out)
 {
+    struct config config;
+    server_settings(call->server, &config);
     uint32_t count = msg->get.count;
     pack_map(out, count ? count : (uint32_t)config_key_count);
     for (size_t i = 0; i < config_key_count && count == 0; i++)
-        pack_value(call->server, out, &config_keys[i]);
+        pack_value(&config, out, &config_keys[i]);
     for (uint32_t i = 0; i < count; i++) {
         const struct config_key *key = key_named(msg->get.at[i]);
         if (!key)
             return false;
-        pack_value(call->server, out, key);
+        pack_value(&config, out, key);
     }
     return true;
 }
@@ -768,7 +770,7 @@ void handle_request(struct session *session, const struct frame *frame, struct s
         struct msg_admin admin;
     } msg;
     struct call call = {
-        .session = session, .server = session->server, .store = session->server->store, .desk = &session->server->desk, .frame = frame};
+        .session = session, .server = session->server, .store = session->server->store, .desk = &session->here->desk, .frame = frame};
     op_fn fn = op_of(frame->op);
     if (!fn)
         fail(&call, CODE_UNSUPPORTED, "this server does not know the op");

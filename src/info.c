@@ -1,5 +1,5 @@
 /* INFO: sections of figures. docs/protocol.md lists them. */
-#include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "session.h"
@@ -25,15 +25,17 @@ static void text(struct figures *figures, const char *name, const char *value)
 }
 
 struct sources {
-    struct server *server;
+    struct server_loop *here;
+    const struct server *server;
+    struct config settings;
+    struct server_figures figures;
     struct store_info store;
-    uint64_t received_bytes, sent_bytes;
 };
 
-static const char *state_name(const struct server *server)
+static const char *state_name(const struct server_loop *here)
 {
     static const char *const names[] = {"starting", "serving", "draining"};
-    return server->state == SERVER_SERVING && server->no_puts ? "draining" : names[server->state];
+    return here->state == SERVER_SERVING && here->server->no_puts ? "draining" : names[here->state];
 }
 
 static void server_section(struct figures *out, const struct sources *from)
@@ -41,24 +43,24 @@ static void server_section(struct figures *out, const struct sources *from)
     const struct server *server = from->server;
     text(out, "version", KVD_VERSION);
     text(out, "node", server->config->node);
-    text(out, "state", state_name(server));
-    number(out, "uptime_ms", loop_now_ms(server->loop) - server->started_ms);
+    text(out, "state", state_name(from->here));
+    number(out, "uptime_ms", loop_now_ms(from->here->loop) - server->started_ms);
     number(out, "rss_bytes", loop_rss_bytes());
     number(out, "cpu_ms", loop_cpu_ms());
     number(out, "longest_step_us", from->store.longest_step.us);
     text(out, "longest_step", from->store.longest_step.what ? from->store.longest_step.what : "");
-    number(out, "connections", server->session_count);
-    number(out, "connections_total", server->figures.accepted);
-    number(out, "requests_total", server->figures.requests);
-    number(out, "refused_total", server->figures.refused);
-    number(out, "busy_total", server->figures.busy);
-    number(out, "bad_frames_total", server->figures.bad_frames);
-    number(out, "cut_slow_readers_total", server->figures.cut_slow_readers);
-    number(out, "cut_slow_senders_total", server->figures.cut_slow_senders);
-    number(out, "reply_bytes", atomic_load_explicit(&server->reply_bytes, memory_order_relaxed));
+    number(out, "connections", figure(&from->figures.connections));
+    number(out, "connections_total", figure(&from->figures.accepted));
+    number(out, "requests_total", figure(&from->figures.requests));
+    number(out, "refused_total", figure(&from->figures.refused));
+    number(out, "busy_total", figure(&from->figures.busy));
+    number(out, "bad_frames_total", figure(&from->figures.bad_frames));
+    number(out, "cut_slow_readers_total", figure(&from->figures.cut_slow_readers));
+    number(out, "cut_slow_senders_total", figure(&from->figures.cut_slow_senders));
+    number(out, "reply_bytes", figure(&server->reply_bytes));
     number(out, "reply_limit_bytes", server_reply_limit(server));
-    number(out, "received_bytes_total", from->received_bytes);
-    number(out, "sent_bytes_total", from->sent_bytes);
+    number(out, "received_bytes_total", figure(&from->figures.received_bytes));
+    number(out, "sent_bytes_total", figure(&from->figures.sent_bytes));
 }
 
 static void objects_section(struct figures *out, const struct sources *from)
@@ -130,8 +132,8 @@ static void disk_section(struct figures *out, const struct sources *from)
     text(out, "off_reason", store->disk_off_reason);
     text(out, "trouble", store->disk_trouble);
     text(out, "dir", from->server->config->dir);
-    text(out, "persist", from->server->config->persist);
-    text(out, "when_behind", from->server->config->when_behind);
+    text(out, "persist", from->settings.persist);
+    text(out, "when_behind", from->settings.when_behind);
     number(out, "limit_bytes", disk->limit_bytes);
     number(out, "used_bytes", disk->used_bytes);
     number(out, "objects", store->table.on_disk);
@@ -232,7 +234,7 @@ static void scrub_section(struct figures *out, const struct sources *from)
 
 static void files_section(struct figures *out, const struct sources *from)
 {
-    text(out, "io", loop_io_kind(from->server->loop));
+    text(out, "io", loop_io_kind(from->server->store_loop));
     number(out, "reads_total", from->store.files.reads);
     number(out, "writes_total", from->store.files.writes);
     number(out, "syncs_total", from->store.files.syncs);
@@ -247,15 +249,42 @@ static void files_section(struct figures *out, const struct sources *from)
     number(out, "reads_first_total", from->store.files.reads_first);
 }
 
+/* How many connections each loop has, in their order. */
+static void connections_text(char *out, size_t out_len, const struct server *server)
+{
+    size_t len = 0;
+    for (unsigned i = 0; i < server->loop_count && len < out_len; i++)
+        len += (size_t)snprintf(out + len, out_len - len, "%s%llu", i ? " " : "",
+                                (unsigned long long)figure(&server->loops[i].figures.connections));
+}
+
+static void loops_section(struct figures *out, const struct sources *from)
+{
+    const struct loop_holds *holds = &from->store.holds;
+    char connections[LOOPS_MOST * 8];
+    connections_text(connections, sizeof connections, from->server);
+    number(out, "loops", from->server->loop_count);
+    text(out, "connections", connections);
+    number(out, "lock_taken_total", holds->taken);
+    number(out, "lock_holds_sampled_total", holds->sampled);
+    number(out, "lock_hold_longest_us", holds->longest_us);
+    for (unsigned i = 0; i + 1 < LOOP_HOLDS; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "lock_holds_below_%u_us", 1u << i);
+        number(out, name, holds->counts[i]);
+    }
+    number(out, "lock_holds_longer", holds->counts[LOOP_HOLDS - 1]);
+}
+
 static void ops_section(struct figures *out, const struct sources *from)
 {
     uint64_t unknown = 0;
     for (unsigned op = 0; op < 256; op++) {
         const char *name = op_name((uint8_t)op);
         if (name)
-            number(out, name, from->server->figures.ops[op]);
+            number(out, name, figure(&from->figures.ops[op]));
         else
-            unknown += from->server->figures.ops[op];
+            unknown += figure(&from->figures.ops[op]);
     }
     number(out, "unknown", unknown);
 }
@@ -264,8 +293,9 @@ static const struct {
     const char *name;
     void (*fill)(struct figures *out, const struct sources *from);
 } sections[] = {
-    {"server", server_section},   {"objects", objects_section}, {"memory", memory_section}, {"disk", disk_section},
-    {"dropped", dropped_section}, {"scrub", scrub_section},     {"files", files_section},   {"ops", ops_section},
+    {"server", server_section}, {"objects", objects_section}, {"memory", memory_section},
+    {"disk", disk_section},     {"dropped", dropped_section}, {"scrub", scrub_section},
+    {"files", files_section},   {"loops", loops_section},     {"ops", ops_section},
 };
 enum { SECTION_COUNT = sizeof sections / sizeof sections[0] };
 
@@ -281,11 +311,12 @@ static void pack_section(struct buffer *out, size_t index, const struct sources 
     buffer_fini(&figures.rows);
 }
 
-bool info_pack(struct server *server, struct buffer *out, struct span section)
+bool info_pack(struct server_loop *here, struct buffer *out, struct span section)
 {
-    struct sources from = {.server = server};
-    store_info(server->store, &from.store);
-    server_traffic(server, &from.received_bytes, &from.sent_bytes);
+    struct sources from = {.here = here, .server = here->server};
+    store_info(here->server->store, &from.store);
+    server_settings(here->server, &from.settings);
+    server_figures_sum(here, &from.figures);
     uint32_t count = 0;
     for (size_t i = 0; i < SECTION_COUNT; i++)
         count += section.len == 0 || span_equal(section, span_text(sections[i].name));

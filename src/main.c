@@ -130,15 +130,46 @@ static void signalled(void *arg, int signo)
     server_stop(arg);
 }
 
-static int serve(struct loop *loop, struct log *log, struct config *config)
+/* The loops of this process. The store lives on the only one, or on one more, which has a lock. */
+struct loops {
+    struct loop *all[LOOPS_MOST];
+    unsigned count;
+    struct loop *store;
+};
+
+/* Every loop but the first, which is run by this thread. */
+static int start_threads(const struct loops *loops)
+{
+    int err = loops->count > 1 ? loop_start(loops->store) : 0;
+    for (unsigned i = 1; i < loops->count && err == 0; i++)
+        err = loop_start(loops->all[i]);
+    return err;
+}
+
+static void join_threads(const struct loops *loops)
+{
+    for (unsigned i = 1; i < loops->count; i++)
+        loop_join(loops->all[i]);
+    if (loops->count > 1)
+        loop_join(loops->store);
+}
+
+static int serve(const struct loops *loops, struct log *log, const struct config *config)
 {
     struct server *server = malloc(sizeof *server);
     if (!server)
         return complain("out of memory");
     int status = 1;
-    if (server_open(server, loop, log, config) == 0) {
-        if (loop_catch_signals(loop, signalled, server) == 0)
-            loop_run(loop);
+    if (server_open(server, loops->all, loops->count, loops->store, log, config) == 0) {
+        int err = loop_catch_signals(loops->all[0], signalled, server);
+        if (err == 0)
+            err = start_threads(loops);
+        if (err) {
+            log_error(log, "cannot_start", "err=\"%s\"", error_text(err));
+            loop_exit_now(1);
+        }
+        loop_run(loops->all[0]);
+        join_threads(loops);
         status = server->exit_status;
         server_fini(server);
     }
@@ -146,20 +177,43 @@ static int serve(struct loop *loop, struct log *log, struct config *config)
     return status;
 }
 
-static int run(struct config *config)
+static void free_loops(struct loops *loops)
 {
-    struct log log;
-    loop_log_to_stderr(&log, config_log_level(config));
-    struct loop_options options = {
+    if (loops->store && loops->store != loops->all[0])
+        loop_free(loops->store);
+    while (loops->count > 0)
+        loop_free(loops->all[--loops->count]);
+}
+
+static int make_loops(struct loops *loops, const struct config *config, const struct log *log)
+{
+    struct loop_options files = {
         .io_depth = (unsigned)config->io_depth, .io_bytes = config->io_bytes, .forbid_ring = strcmp(config->io, "threads") == 0};
     if (config->segment_size == 0)
-        options.job_threads = OBJECT_THREADS;
-    struct loop *loop;
-    int err = loop_new(&loop, &options, &log);
+        files.job_threads = OBJECT_THREADS;
+    *loops = (struct loops){.count = 0};
+    files.locked = config->loops > 1;
+    int err = loop_new(&loops->store, &files, log);
     if (err)
-        return complain(error_text(err));
-    int status = serve(loop, &log, config);
-    loop_free(loop);
+        return err;
+    if (config->loops == 1)
+        loops->all[loops->count++] = loops->store;
+    struct loop_options conns = {.conns_only = true};
+    while (loops->count < config->loops && err == 0) {
+        err = loop_new(&loops->all[loops->count], &conns, log);
+        loops->count += err == 0;
+    }
+    return err;
+}
+
+static int run(const struct config *config)
+{
+    struct log log;
+    struct loops loops;
+    loop_log_to_stderr(&log, config_log_level(config));
+    int err = make_loops(&loops, config, &log);
+    int status = err ? complain(error_text(err)) : serve(&loops, &log, config);
+    free_loops(&loops);
     return status;
 }
 

@@ -102,19 +102,19 @@ static void waited(struct store_wait *wait, int err)
 
 static void wait_for_room(struct session *session)
 {
-    uint64_t now = loop_now_ms(session->server->loop);
+    uint64_t now = loop_now_ms(session->here->loop);
     if (session->wait_until_ms == 0)
         session->wait_until_ms = now + ROOM_WAIT_MS;
     session->waiting = true;
     session->wait.bytes = of(session->put)->put.size;
     session->wait.put = session->state == SESSION_VALUE ? &of(session->put)->put : NULL;
-    store_wait_start(&session->server->desk, &session->wait, session->wait_until_ms > now ? session->wait_until_ms - now : 0, waited);
+    store_wait_start(&session->here->desk, &session->wait, session->wait_until_ms > now ? session->wait_until_ms - now : 0, waited);
 }
 
 static void begin(struct session *session)
 {
     struct request *request = session->put;
-    int outcome = store_put_begin(&session->server->desk, &of(request)->put);
+    int outcome = store_put_begin(&session->here->desk, &of(request)->put);
     if (outcome == STORE_OK) {
         session->state = SESSION_VALUE;
         session->wait_until_ms = 0;
@@ -194,7 +194,7 @@ bool put_must_wait(struct session *session, struct span meta)
     const char *why;
     if (session->put_barriers == 0 || session->frame.op != OP_PUT)
         return false;
-    if (msg_decode(msg_request(OP_PUT), meta, BATCH_KEYS, &session->server->arena, &msg, &why) != 0)
+    if (msg_decode(msg_request(OP_PUT), meta, BATCH_KEYS, &session->here->arena, &msg, &why) != 0)
         return false; /* it will be answered for what it is */
     for (struct list *at = session->requests.next; at != &session->requests; at = at->next) {
         struct request *request = CONTAINER_OF(at, struct request, link);

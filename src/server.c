@@ -15,30 +15,32 @@ enum { TICK_MS = 100, MAX_VALUE_SHARE = 4, HURRY_MS = 5000 };
 
 /* ---- connections ---- */
 
+static void say_when_alone(struct task *task);
+
 static void tick(struct timer *timer)
 {
-    struct server *server = CONTAINER_OF(timer, struct server, tick);
-    uint64_t now = loop_now_ms(server->loop);
-    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next)
+    struct server_loop *here = CONTAINER_OF(timer, struct server_loop, tick);
+    uint64_t now = loop_now_ms(here->loop);
+    for (struct list *at = here->sessions.next; at != &here->sessions; at = at->next)
         session_tick(CONTAINER_OF(at, struct session, link), now);
-    timer_start(&server->tick, TICK_MS);
+    timer_start(&here->tick, TICK_MS);
 }
 
 static void refused(void *owner)
 {
-    struct server *server = owner;
-    server->refused_count--;
-    server_check_end(server);
+    struct server_loop *here = owner;
+    here->refused_count--;
+    server_check_end(here);
 }
 
 static void accepted(void *arg, struct conn *conn)
 {
-    struct server *server = arg;
-    struct session *session = session_open(server, conn);
+    struct server_loop *here = arg;
+    struct session *session = session_open(here, conn);
     if (!session) {
-        server->refused_count++;
-        conn_close(conn, refused, server);
-    } else if (server->state != SERVER_STARTING) {
+        here->refused_count++;
+        conn_close(conn, refused, here);
+    } else if (here->state != SERVER_STARTING) {
         session_begin(session);
     }
 }
@@ -48,17 +50,74 @@ uint64_t server_reply_limit(const struct server *server)
     return server->config->memory / OUT_LIMIT_SHARE;
 }
 
-void server_traffic(const struct server *server, uint64_t *received_bytes, uint64_t *sent_bytes)
+static void figures_add(struct server_figures *sum, const struct server_figures *more)
 {
-    *received_bytes = server->figures.received_bytes;
-    *sent_bytes = server->figures.sent_bytes;
-    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next) {
-        const struct session *session = CONTAINER_OF(at, struct session, link);
-        if (session->closed)
-            continue;
-        *received_bytes += conn_received_bytes(session->conn);
-        *sent_bytes += conn_sent_bytes(session->conn);
+    figure_add(&sum->connections, figure(&more->connections));
+    figure_add(&sum->accepted, figure(&more->accepted));
+    figure_add(&sum->requests, figure(&more->requests));
+    figure_add(&sum->refused, figure(&more->refused));
+    figure_add(&sum->busy, figure(&more->busy));
+    figure_add(&sum->cut_slow_senders, figure(&more->cut_slow_senders));
+    figure_add(&sum->cut_slow_readers, figure(&more->cut_slow_readers));
+    figure_add(&sum->bad_frames, figure(&more->bad_frames));
+    figure_add(&sum->received_bytes, figure(&more->received_bytes));
+    figure_add(&sum->sent_bytes, figure(&more->sent_bytes));
+    for (unsigned op = 0; op < 256; op++)
+        figure_add(&sum->ops[op], figure(&more->ops[op]));
+}
+
+void server_figures_sum(struct server_loop *here, struct server_figures *out)
+{
+    const struct server *server = here->server;
+    for (struct list *at = here->sessions.next; at != &here->sessions; at = at->next) {
+        struct session *session = CONTAINER_OF(at, struct session, link);
+        if (!session->closed)
+            session_count_bytes(session);
     }
+    memset(out, 0, sizeof *out);
+    for (unsigned i = 0; i < server->loop_count; i++)
+        figures_add(out, &server->loops[i].figures);
+}
+
+/* ---- news: from the first loop to all of them, in the order in which they are told ---- */
+
+static void tell_loop(struct server_loop *there, struct task *news, task_fn fn)
+{
+    task_init(news, there->loop, fn);
+    if (there == there->server->loops)
+        fn(news);
+    else
+        loop_post(news);
+}
+
+static void loop_serves(struct task *task)
+{
+    struct server_loop *here = CONTAINER_OF(task, struct server_loop, serve);
+    here->state = SERVER_SERVING;
+    for (struct list *at = here->sessions.next; at != &here->sessions; at = at->next)
+        session_begin(CONTAINER_OF(at, struct session, link));
+}
+
+static void loop_drains(struct task *task)
+{
+    struct server_loop *here = CONTAINER_OF(task, struct server_loop, drain);
+    bool serving = here->state == SERVER_SERVING;
+    here->state = SERVER_DRAINING;
+    for (struct list *at = here->sessions.next; at != &here->sessions; at = at->next) {
+        struct session *session = CONTAINER_OF(at, struct session, link);
+        if (serving)
+            session_close_if_idle(session);
+        else
+            session_close(session);
+    }
+    server_check_end(here);
+}
+
+static void loop_hangs_up(struct task *task)
+{
+    struct server_loop *here = CONTAINER_OF(task, struct server_loop, hang_up);
+    for (struct list *at = here->sessions.next; at != &here->sessions; at = at->next)
+        session_close(CONTAINER_OF(at, struct session, link));
 }
 
 /* ---- start ---- */
@@ -78,8 +137,8 @@ static void serve(struct server *server)
     const char *colon = strrchr(server->config->listen, ':');
     log_info(server->log, "listening", "addr=%.*s:%u", (int)(colon - server->config->listen), server->config->listen,
              (unsigned)listener_port(server->listener));
-    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next)
-        session_begin(CONTAINER_OF(at, struct session, link));
+    for (unsigned i = 0; i < server->loop_count; i++)
+        tell_loop(&server->loops[i], &server->loops[i].serve, loop_serves);
 }
 
 static void waited_enough(struct timer *timer)
@@ -136,9 +195,11 @@ static int open_listener(struct server *server)
     uint16_t port;
     CHECK(text_split_address(server->config->listen, host, sizeof host, &port));
     uint64_t most = connections_allowed(server);
-    int err = listener_open(&server->listener, server->loop, host, port, (unsigned)most, accepted, server);
+    int err = listener_open(&server->listener, server->loops[0].loop, host, port, (unsigned)most, accepted, &server->loops[0]);
     if (err)
         log_error(server->log, "cannot_listen", "addr=%s err=\"%s\"", server->config->listen, error_text(err));
+    else if (server->loop_count > 1)
+        listener_spread(server->listener, server->places, server->loop_count);
     return err;
 }
 
@@ -161,7 +222,7 @@ static enum when_behind when_behind_of(const struct config *config)
 
 static int open_store(struct server *server)
 {
-    struct config *config = server->config;
+    const struct config *config = server->config;
     struct store_config store = {
         .memory_bytes = config->memory / BLOCK_BYTES * BLOCK_BYTES,
         .inflight_bytes = config->inflight,
@@ -188,49 +249,113 @@ static int open_store(struct server *server)
                 .require_fs = config->require_fs,
             },
     };
-    int err = store_new(&server->store, server->loop, server->loop, server->log, &store, &store_events, server);
+    int err = store_new(&server->store, server->store_loop, server->loops[0].loop, server->log, &store, &store_events, server);
     if (err)
         log_error(server->log, "cannot_start", "memory=%llu err=\"%s\"", (unsigned long long)config->memory, error_text(err));
-    else
-        store_desk_init(&server->desk, server->store, server->loop);
     return err;
 }
 
-int server_open(struct server *server, struct loop *loop, struct log *log, struct config *config)
+static void here_open(struct server_loop *here, struct server *server, struct loop *loop)
 {
+    here->server = server;
+    here->loop = loop;
+    list_init(&here->sessions);
+    buffer_init(&here->out);
+    arena_init(&here->arena);
+    timer_init(&here->tick, loop, tick);
+    task_init(&here->end, loop, say_when_alone);
+}
+
+static int make_loops(struct server *server, struct loop *const *loops, unsigned count)
+{
+    server->loops = calloc(count, sizeof *server->loops);
+    server->places = calloc(count, sizeof *server->places);
+    server->live_lock = mutex_new();
+    if (!server->loops || !server->places || !server->live_lock)
+        return -ENOMEM;
+    for (unsigned i = 0; i < count; i++) {
+        here_open(&server->loops[i], server, loops[i]);
+        server->places[i] = (struct listener_place){.loop = loops[i], .arg = &server->loops[i]};
+    }
+    server->loop_count = count;
+    return 0;
+}
+
+static void free_loops(struct server *server)
+{
+    for (unsigned i = 0; i < server->loop_count; i++) {
+        struct server_loop *here = &server->loops[i];
+        CHECK(list_empty(&here->sessions));
+        timer_stop(&here->tick);
+        arena_fini(&here->arena);
+        buffer_fini(&here->out);
+    }
+    free(server->loops);
+    free(server->places);
+    mutex_free(server->live_lock);
+}
+
+static void log_start(const struct server *server)
+{
+    const struct config *config = server->config;
+    log_info(server->log, "starting", "version=%s node=%s dir=\"%s\" memory=%llu disk=%llu persist=%s io=%s loops=%u", KVD_VERSION,
+             config->node, config->dir, (unsigned long long)config->memory, (unsigned long long)config->disk, config->persist,
+             loop_io_kind(server->store_loop), server->loop_count);
+    uint64_t host_memory = loop_host_memory_bytes();
+    if (host_memory > 0 && config->memory > host_memory)
+        log_warn(server->log, "more_memory_than_there_is", "memory=%llu host=%llu", (unsigned long long)config->memory,
+                 (unsigned long long)host_memory);
+}
+
+static void live_settings(struct server *server)
+{
+    atomic_store(&server->send_timeout_ms, server->live.send_timeout);
+    atomic_store(&server->frame_timeout_ms, server->live.frame_timeout);
+}
+
+int server_open(struct server *server, struct loop *const *loops, unsigned loop_count, struct loop *store_loop, struct log *log,
+                const struct config *config)
+{
+    CHECK(loop_count >= 1 && loop_count <= LOOPS_MOST);
     memset(server, 0, sizeof *server);
-    server->loop = loop;
+    server->store_loop = store_loop;
     server->log = log;
     server->config = config;
-    server->started_ms = loop_now_ms(loop);
+    server->live = *config;
+    live_settings(server);
+    server->started_ms = loop_now_ms(loops[0]);
     server->value_limit = min_u64(config->max_value, config->memory / MAX_VALUE_SHARE);
-    list_init(&server->sessions);
-    buffer_init(&server->out);
-    arena_init(&server->arena);
-    int err = open_listener(server);
+    int err = make_loops(server, loops, loop_count);
     if (err)
-        goto fail_buffers;
+        goto fail_loops;
+    err = open_listener(server);
+    if (err)
+        goto fail_loops;
     err = open_store(server);
     if (err)
         goto fail_listener;
-    log_info(log, "starting", "version=%s node=%s dir=\"%s\" memory=%llu disk=%llu persist=%s io=%s", KVD_VERSION, config->node,
-             config->dir, (unsigned long long)config->memory, (unsigned long long)config->disk, config->persist, loop_io_kind(loop));
-    uint64_t host_memory = loop_host_memory_bytes();
-    if (host_memory > 0 && config->memory > host_memory)
-        log_warn(log, "more_memory_than_there_is", "memory=%llu host=%llu", (unsigned long long)config->memory,
-                 (unsigned long long)host_memory);
-    timer_init(&server->start_timer, loop, waited_enough);
+    log_start(server);
+    timer_init(&server->start_timer, loops[0], waited_enough);
     timer_start(&server->start_timer, config->wait_for_index);
-    timer_init(&server->tick, loop, tick);
-    timer_start(&server->tick, TICK_MS);
+    for (unsigned i = 0; i < loop_count; i++) {
+        store_desk_init(&server->loops[i].desk, server->store, loops[i]);
+        timer_start(&server->loops[i].tick, TICK_MS);
+    }
     return 0;
 
 fail_listener:
     listener_close(server->listener);
-fail_buffers:
-    arena_fini(&server->arena);
-    buffer_fini(&server->out);
+fail_loops:
+    free_loops(server);
     return err;
+}
+
+static unsigned long long connections(const struct server *server)
+{
+    unsigned long long sum = 0;
+    for (unsigned i = 0; i < server->loop_count; i++)
+        sum += figure(&server->loops[i].figures.connections);
+    return sum;
 }
 
 /* ---- the end: no new clients, then what is under way, then the store ---- */
@@ -257,23 +382,41 @@ static void store_closed(void *arg)
         server->exit_status = 1;
     if (server->tearing_down && store_erase_err(server->store) != 0)
         server->exit_status = 1; /* the log says why */
-    loop_stop(server->loop);
+    for (unsigned i = server->loop_count; i-- > 0;)
+        loop_stop(server->loops[i].loop);
+    if (server->store_loop != server->loops[0].loop)
+        loop_stop(server->store_loop);
 }
 
-/* A request that outlives its session (a prefix remove on its walk) needs the store. */
-static void close_store_when_alone(struct task *task)
+/* On the first loop: nobody of another one asks for anything any more. */
+static void loop_is_alone(struct task *task)
 {
-    struct server *server = CONTAINER_OF(task, struct server, end);
-    if (!list_empty(&server->sessions) || server->refused_count > 0 || server->request_count > 0 || server->stop_asked)
+    struct server *server = CONTAINER_OF(task, struct server_loop, alone)->server;
+    if (++server->alone_count < server->loop_count)
         return;
     server->stop_asked = true;
     store_close(server->store, server->tearing_down, store_closed, server);
 }
 
-void server_check_end(struct server *server)
+/* A request that outlives its session (a prefix remove on its walk) needs the store. No connection comes after the news of the end: those
+ * that were accepted before were sent here before. */
+static void say_when_alone(struct task *task)
 {
-    if (server->state == SERVER_DRAINING)
-        task_post(&server->end);
+    struct server_loop *here = CONTAINER_OF(task, struct server_loop, end);
+    if (!list_empty(&here->sessions) || here->refused_count > 0 || here->request_count > 0 || here->is_alone)
+        return;
+    here->is_alone = true;
+    task_init(&here->alone, here->server->loops[0].loop, loop_is_alone);
+    if (here == here->server->loops)
+        loop_is_alone(&here->alone);
+    else
+        loop_post(&here->alone);
+}
+
+void server_check_end(struct server_loop *here)
+{
+    if (here->state == SERVER_DRAINING)
+        task_post(&here->end);
 }
 
 /* What is written is closed in order, if the disk lets it: the hottest objects, for they came first. */
@@ -297,9 +440,9 @@ static void give_up_waiting(struct timer *timer)
         loop_exit_now(1);
     }
     server->drain_over = true;
-    log_warn(server->log, "drain_timeout", "connections=%llu", (unsigned long long)server->session_count);
-    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next)
-        session_close(CONTAINER_OF(at, struct session, link));
+    log_warn(server->log, "drain_timeout", "connections=%llu", connections(server));
+    for (unsigned i = 0; i < server->loop_count; i++)
+        tell_loop(&server->loops[i], &server->loops[i].hang_up, loop_hangs_up);
     timer_start(&server->drain_timer, server->config->drain_timeout);
 }
 
@@ -312,23 +455,16 @@ void server_stop(struct server *server)
     bool serving = server->state == SERVER_SERVING;
     server->state = SERVER_DRAINING;
     timer_stop(&server->start_timer);
-    task_init(&server->end, server->loop, close_store_when_alone); /* whoever is answered now may be the last */
-    timer_init(&server->drain_timer, server->loop, give_up_waiting);
+    timer_init(&server->drain_timer, server->loops[0].loop, give_up_waiting);
     store_quiet(server->store);
     listener_close(server->listener);
     if (serving && server->config->port_file[0] != '\0')
         (void)loop_remove_small_file(server->config->port_file, server->port_text);
     if (server->exit_status == 0)
-        log_info(server->log, "stopping", "connections=%llu", (unsigned long long)server->session_count);
+        log_info(server->log, "stopping", "connections=%llu", connections(server));
     timer_start(&server->drain_timer, server->config->drain_timeout);
-    for (struct list *at = server->sessions.next; at != &server->sessions; at = at->next) {
-        struct session *session = CONTAINER_OF(at, struct session, link);
-        if (serving)
-            session_close_if_idle(session);
-        else
-            session_close(session);
-    }
-    server_check_end(server);
+    for (unsigned i = 0; i < server->loop_count; i++)
+        tell_loop(&server->loops[i], &server->loops[i].drain, loop_drains);
 }
 
 /* Unless a signal came first: a second stop would be one that waits for nothing. */
@@ -343,17 +479,14 @@ void server_tear_down(struct server *server)
 {
     log_warn(server->log, "tearing_down", "node=%s dir=\"%s\"", server->config->node, server->config->dir);
     store_erase(server->store);
-    task_init(&server->stop, server->loop, stop_task);
-    task_post(&server->stop);
+    task_init(&server->stop, server->loops[0].loop, stop_task);
+    loop_post(&server->stop);
 }
 
 void server_fini(struct server *server)
 {
-    CHECK(list_empty(&server->sessions));
-    timer_stop(&server->tick);
     store_free(server->store);
-    arena_fini(&server->arena);
-    buffer_fini(&server->out);
+    free_loops(server);
 }
 
 /* ---- CONFIG set ---- */
@@ -375,18 +508,35 @@ static int set_one(void *arg, const char *name, const char *value)
     return config_set(setting->config, key, value, setting->why, setting->why_len);
 }
 
-int server_configure(struct server *server, struct span set, char *why, size_t why_len)
+/* With live_lock held. */
+static int configure(struct server *server, struct span set, char *why, size_t why_len)
 {
-    struct config next = *server->config;
+    struct config next = server->live;
     struct setting setting = {.config = &next, .why = why, .why_len = why_len};
     snprintf(why, why_len, "set is a map of names with a text, number or bool each");
     int err = settings_each(set, set_one, &setting);
     if (err)
         return err;
-    *server->config = next;
+    server->live = next;
+    live_settings(server);
     server->log->level = config_log_level(&next);
     store_set_persist(server->store, persist_of(&next));
     store_set_when_behind(server->store, when_behind_of(&next));
     log_info(server->log, "configured", "persist=%s when_behind=%s log_level=%s", next.persist, next.when_behind, next.log_level);
     return 0;
+}
+
+int server_configure(struct server *server, struct span set, char *why, size_t why_len)
+{
+    mutex_lock(server->live_lock);
+    int err = configure(server, set, why, why_len);
+    mutex_unlock(server->live_lock);
+    return err;
+}
+
+void server_settings(struct server *server, struct config *out)
+{
+    mutex_lock(server->live_lock);
+    *out = server->live;
+    mutex_unlock(server->live_lock);
 }

@@ -1,12 +1,13 @@
 /* server.h - the roof: one kvd, from start to end.
  *
- * Owns:    the store, the listener, the sessions, the scratch memory that all sessions of the loop share.
- * Borrows: the loop and the log.
- * Thread:  the loop's.
+ * Owns:    the store, the listener, and on each loop its sessions and the scratch memory that they share.
+ * Borrows: the loops and the log.
+ * Thread:  the first loop's, but where said otherwise. A `struct server_loop` is its own loop's, but for its figures.
  */
 #ifndef KVD_SERVER_H
 #define KVD_SERVER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -30,75 +31,113 @@ enum {
     PACE_BYTES = 1 << 20,       /* what a peer must send of a frame in frame-timeout, or take of its replies in send-timeout */
     REQUESTS_PER_CONN = 1024,   /* unanswered requests of one connection before it is read no further */
     KEYS_PER_CONN = 16384,      /* keys that these remember, likewise */
-    ROOM_WAIT_MS = 100,         /* a put waits so long on its own connection before it is BUSY */
+    LOOPS_MOST = 64,
+    ROOM_WAIT_MS = 100, /* a put waits so long on its own connection before it is BUSY */
 };
 
 enum server_state { SERVER_STARTING, SERVER_SERVING, SERVER_DRAINING };
 
+/* Counted on their loop, and read on any. */
 struct server_figures {
-    uint64_t accepted, closed;
-    uint64_t requests, refused; /* refused: answered with a code from 16 up */
-    uint64_t busy;              /* of these: BUSY */
-    uint64_t cut_slow_senders, cut_slow_readers, bad_frames;
-    uint64_t received_bytes, sent_bytes; /* of connections that are closed; INFO adds the living */
-    uint64_t ops[256];
+    _Atomic uint64_t connections; /* now */
+    _Atomic uint64_t accepted;
+    _Atomic uint64_t requests, refused; /* refused: answered with a code from 16 up */
+    _Atomic uint64_t busy;              /* of these: BUSY */
+    _Atomic uint64_t cut_slow_senders, cut_slow_readers, bad_frames;
+    _Atomic uint64_t received_bytes, sent_bytes; /* as of the last tick, but for the loop that asks */
+    _Atomic uint64_t ops[256];
 };
 
-struct server {
+static inline uint64_t figure(const _Atomic uint64_t *count)
+{
+    return atomic_load_explicit(count, memory_order_relaxed);
+}
+
+/* One thread writes each: no more is needed. */
+static inline void figure_add(_Atomic uint64_t *count, uint64_t more)
+{
+    atomic_store_explicit(count, figure(count) + more, memory_order_relaxed);
+}
+
+/* What the server has on one of its loops. */
+struct server_loop {
+    struct server *server;
     struct loop *loop;
-    struct log *log;
-    struct config *config;
-    struct store *store;
     struct store_desk desk;
-    struct listener *listener;
     struct list sessions;
-    uint64_t session_count;
-    uint64_t refused_count; /* connections without a session, for want of memory, that are not closed yet */
-    uint64_t request_count; /* unanswered ones of all sessions, and those that outlive theirs */
-    enum server_state state;
-    uint64_t started_ms;
-    uint64_t value_limit;
-    char port_text[16];       /* what the port file says */
-    struct timer start_timer; /* --wait-for-index */
+    uint64_t refused_count;  /* connections without a session, for want of memory, that are not closed yet */
+    uint64_t request_count;  /* unanswered ones of all sessions, and those that outlive theirs */
+    enum server_state state; /* as the first loop has told it */
     struct timer tick;
-    struct timer drain_timer;
-    struct task end;
-    bool drain_over;   /* clients have had their time */
-    bool no_puts;      /* ADMIN drain: puts are refused, the rest goes on */
-    bool tearing_down; /* ADMIN teardown: so is all else, and at the end the folder goes */
-    struct task stop;  /* of what is torn down */
-    bool stop_asked;   /* the store is closing */
-    bool hurried;      /* and has had its time */
-    int exit_status;
+    struct task end;                   /* is all over here? */
+    struct task serve, drain, hang_up; /* news from the first loop, each once */
+    struct task alone;                 /* to it: all is over here */
+    bool is_alone;
     struct server_figures figures;
-    _Atomic uint64_t reply_bytes; /* of all sessions, queued and not taken by the kernel */
-    struct buffer out;            /* metas are packed here, one at a time */
-    struct arena arena;           /* metas are decoded here, one at a time */
+    struct buffer out;  /* metas are packed here, one at a time */
+    struct arena arena; /* metas are decoded here, one at a time */
     uint8_t scratch[SCRATCH_BYTES];
 };
 
-/* Bind, then open the store. Serving begins when the disk tier knows what it has, or after --wait-for-index.
- * Returns 0; or a negative error, logged, with nothing left open. A failure of the directory comes later: the loop stops, with
+struct server {
+    /* what does not change */
+    struct log *log;             /* but its level */
+    const struct config *config; /* as it was at the start */
+    struct store *store;
+    struct loop *store_loop;
+    struct server_loop *loops;
+    unsigned loop_count;
+    uint64_t started_ms;
+    uint64_t value_limit;
+    /* any loop's */
+    struct mutex *live_lock;
+    struct config live; /* under live_lock: with what CONFIG has set */
+    _Atomic uint64_t send_timeout_ms, frame_timeout_ms;
+    _Atomic uint64_t reply_bytes; /* of all sessions, queued and not taken by the kernel */
+    atomic_bool no_puts;          /* ADMIN drain: puts are refused, the rest goes on */
+    atomic_bool tearing_down;     /* ADMIN teardown: so is all else, and at the end the folder goes */
+    /* the first loop's */
+    struct listener *listener;
+    struct listener_place *places;
+    enum server_state state;
+    char port_text[16];       /* what the port file says */
+    struct timer start_timer; /* --wait-for-index */
+    struct timer drain_timer;
+    bool drain_over;      /* clients have had their time */
+    struct task stop;     /* of what is torn down */
+    unsigned alone_count; /* loops on which all is over */
+    bool stop_asked;      /* the store is closing */
+    bool hurried;         /* and has had its time */
+    int exit_status;
+};
+
+/* Bind, then open the store. Serving begins when the disk tier knows what it has, or after --wait-for-index. `loops` take connections, the
+ * first one accepts; `store_loop` is the first one itself, or, where there are several, one with a lock. They do not run yet.
+ * Returns 0; or a negative error, logged, with nothing left open. A failure of the directory comes later: the loops stop, with
  * server->exit_status set. */
-int server_open(struct server *server, struct loop *loop, struct log *log, struct config *config);
-/* SIGTERM: stop listening, finish what is under way, write, seal, and stop the loop. A second call drops what is not written. */
+int server_open(struct server *server, struct loop *const *loops, unsigned loop_count, struct loop *store_loop, struct log *log,
+                const struct config *config);
+/* SIGTERM: stop listening, finish what is under way, write, seal, and stop the loops. A second call drops what is not written. */
 void server_stop(struct server *server);
-/* Everything is removed, and this is the end: the node's folder goes too. On the next turn. */
+/* Everything is removed, and this is the end: the node's folder goes too. Soon. Any loop, once. */
 void server_tear_down(struct server *server);
-/* After the loop has stopped. */
+/* After the loops have stopped. */
 void server_fini(struct server *server);
 
 /* CONFIG set: `set` is a msgpack map {str: str, bool or unsigned}. All of it or nothing is applied. Returns 0; KVD_EUNSUPPORTED for a key
- * that is not live; KVD_EUSAGE, KVD_EPROTO; all with a line in `why`. */
+ * that is not live; KVD_EUSAGE, KVD_EPROTO; all with a line in `why`. Any loop. */
 int server_configure(struct server *server, struct span set, char *why, size_t why_len);
 
 /* Bytes of replies that may be queued on all connections together. */
 uint64_t server_reply_limit(const struct server *server);
 
-/* Bytes of all connections so far, the living ones included. */
-void server_traffic(const struct server *server, uint64_t *received_bytes, uint64_t *sent_bytes);
+/* The settings as they are now. Any loop. */
+void server_settings(struct server *server, struct config *out);
 
-/* For sessions: one, or a request, has ended. The store is closed, on the next turn, when they were the last of a server that is to end. */
-void server_check_end(struct server *server);
+/* The figures of all loops together, asked on this one. */
+void server_figures_sum(struct server_loop *here, struct server_figures *out);
+
+/* For sessions: one, or a request, has ended. The store is closed when they were the last of a server that is to end. */
+void server_check_end(struct server_loop *here);
 
 #endif

@@ -73,9 +73,9 @@ static void send_frame(struct session *session, const struct frame *frame, struc
     reply->count = 1 + vectors;
     reply->send = (struct conn_send){.iov = reply->iov, .iov_count = reply->count};
     if (frame->code >= CODE_BAD_REQUEST)
-        session->server->figures.refused++;
+        figure_add(&session->here->figures.refused, 1);
     if (frame->code == CODE_BUSY)
-        session->server->figures.busy++;
+        figure_add(&session->here->figures.busy, 1);
     atomic_fetch_add_explicit(&session->server->reply_bytes, reply->bytes, memory_order_relaxed);
     conn_send(session->conn, &reply->send, reply_sent);
 }
@@ -88,7 +88,7 @@ void session_reply_raw(struct session *session, uint8_t op, uint64_t id, enum co
 
 static bool pack(struct session *session, const struct schema *schema, const void *msg, struct span *meta)
 {
-    struct buffer *out = &session->server->out;
+    struct buffer *out = &session->here->out;
     out->len = 0;
     out->failed = false;
     if (msg && msg_encode(schema, msg, out) != 0) {
@@ -137,13 +137,13 @@ void session_busy(struct session *session, uint8_t op, uint64_t id, uint64_t byt
 
 void session_break(struct session *session, uint8_t op, uint64_t id, enum code code, const char *message)
 {
-    session->server->figures.bad_frames++;
+    figure_add(&session->here->figures.bad_frames, 1);
     session_fail(session, op, id, code, message);
     if (session->closed)
         return;
     conn_shutdown(session->conn);
     session->state = SESSION_DISCARD;
-    session->discard_until_ms = loop_now_ms(session->server->loop) + DISCARD_MS;
+    session->discard_until_ms = loop_now_ms(session->here->loop) + DISCARD_MS;
 }
 
 /* ---- requests ---- */
@@ -168,10 +168,11 @@ struct request *request_new(struct session *session, size_t size, const struct f
     request->id = frame->id;
     request->session = session;
     request->server = session->server;
+    request->here = session->here;
     list_push_back(&session->requests, &request->link);
     session->request_count++;
-    session->server->request_count++;
-    timer_init(&request->timer, session->server->loop, request_timed_out);
+    session->here->request_count++;
+    timer_init(&request->timer, session->here->loop, request_timed_out);
     if (has_timeout && timeout_ms > 0)
         timer_start(&request->timer, timeout_ms);
     return request;
@@ -205,7 +206,7 @@ void request_resumes(struct request *request, void (*resume)(struct request *req
 void request_free(struct request *request)
 {
     struct session *session = request->session;
-    struct server *server = request->server;
+    struct server_loop *here = request->here;
     timer_stop(&request->timer);
     if (session) {
         request_barrier(request, BARRIER_NONE);
@@ -216,8 +217,8 @@ void request_free(struct request *request)
         session_kick(session);
     }
     free(request);
-    server->request_count--;
-    server_check_end(server);
+    here->request_count--;
+    server_check_end(here);
 }
 
 bool request_answer(struct request *request)
@@ -250,7 +251,7 @@ static bool must_wait(const struct session *session)
 /* It may answer requests for TURN_US from now on, or for what is left of it. */
 static void turn_begin(struct session *session)
 {
-    uint64_t now_us = loop_now_us(session->server->loop);
+    uint64_t now_us = loop_now_us(session->here->loop);
     session->tired = false;
     if (now_us >= session->turn_until_us)
         session->turn_until_us = now_us + TURN_US;
@@ -259,7 +260,7 @@ static void turn_begin(struct session *session)
 /* A request has been answered or begun. */
 static void turn_check(struct session *session)
 {
-    if (session->tired || loop_now_us(session->server->loop) < session->turn_until_us)
+    if (session->tired || loop_now_us(session->here->loop) < session->turn_until_us)
         return;
     session->tired = true;
     session_kick(session);
@@ -274,7 +275,7 @@ static void heard(struct session *session, uint64_t now)
 /* The frame is through. */
 static void next_frame(struct session *session)
 {
-    heard(session, loop_now_ms(session->server->loop));
+    heard(session, loop_now_ms(session->here->loop));
     free(session->meta);
     session->meta = NULL;
     session->have = 0;
@@ -285,16 +286,16 @@ static void next_frame(struct session *session)
 static void dispatch(struct session *session, struct span meta)
 {
     struct frame *frame = &session->frame;
-    struct server *server = session->server;
+    struct server_loop *here = session->here;
     session->body_left = frame->body_len;
     session->state = SESSION_SKIP;
-    server->figures.requests++;
-    server->figures.ops[frame->op]++;
+    figure_add(&here->figures.requests, 1);
+    figure_add(&here->figures.ops[frame->op], 1);
     if (frame->body_len > SKIP_LIMIT_BYTES)
         session_break(session, frame->op, frame->id, CODE_TOO_LARGE, "the body is longer than can be skipped");
     else if (frame->code != 0)
         session_fail(session, frame->op, frame->id, CODE_BAD_REQUEST, "code is not 0");
-    else if (server->state == SERVER_DRAINING)
+    else if (here->state == SERVER_DRAINING)
         session_fail(session, frame->op, frame->id, CODE_CLOSING, "kvd is closing");
     else if (frame->op == OP_PUT)
         put_open(session, frame, meta);
@@ -488,11 +489,11 @@ static void kicked(struct task *task)
     if (session->stash)
         feed_stash(session);
     else
-        (void)feed(session, session->server->scratch, 0);
+        (void)feed(session, session->here->scratch, 0);
     if (session->closed)
         return;
     conn_resume(session->conn);
-    if (session->ended || session->server->state == SERVER_DRAINING)
+    if (session->ended || session->here->state == SERVER_DRAINING)
         session_close_if_idle(session);
 }
 
@@ -507,11 +508,10 @@ void session_kick(struct session *session)
 static void room(void *owner, void **base, size_t *len)
 {
     struct session *session = owner;
-    struct server *server = session->server;
     *len = 0;
     if (session->stash || session->waiting)
         return;
-    *base = server->scratch;
+    *base = session->here->scratch;
     switch (session->state) {
     case SESSION_PREFIX:
     case SESSION_DISCARD:
@@ -544,7 +544,7 @@ static void room(void *owner, void **base, size_t *len)
 static void received(void *owner, size_t len)
 {
     struct session *session = owner;
-    struct server *server = session->server;
+    uint8_t *scratch = session->here->scratch;
     if (!session->tired)
         turn_begin(session);
     if (session->state == SESSION_VALUE) {
@@ -557,11 +557,11 @@ static void received(void *owner, size_t len)
         session->have += (uint32_t)len;
         if (session->have == session->frame.meta_len)
             session->state = SESSION_READY;
-        (void)feed(session, session->server->scratch, 0);
+        (void)feed(session, session->here->scratch, 0);
     } else if (session->state != SESSION_DISCARD) {
-        size_t used = feed(session, server->scratch, len);
+        size_t used = feed(session, scratch, len);
         if (used < len && !session->closed)
-            stash(session, server->scratch + used, len - used);
+            stash(session, scratch + used, len - used);
     }
 }
 
@@ -577,22 +577,23 @@ static void ended(void *owner, int err)
 
 static const struct conn_events conn_events = {.room = room, .received = received, .ended = ended};
 
-struct session *session_open(struct server *server, struct conn *conn)
+struct session *session_open(struct server_loop *here, struct conn *conn)
 {
     struct session *session = calloc(1, sizeof *session);
     if (!session)
         return NULL;
-    session->server = server;
+    session->server = here->server;
+    session->here = here;
     session->conn = conn;
     list_init(&session->requests);
     lease_owner_init(&session->leases);
     store_wait_init(&session->wait);
-    task_init(&session->kick, server->loop, kicked);
-    session->heard_ms = loop_now_ms(server->loop);
+    task_init(&session->kick, here->loop, kicked);
+    session->heard_ms = loop_now_ms(here->loop);
     session->progress_ms = session->heard_ms;
-    list_push_back(&server->sessions, &session->link);
-    server->session_count++;
-    server->figures.accepted++;
+    list_push_back(&here->sessions, &session->link);
+    figure_add(&here->figures.connections, 1);
+    figure_add(&here->figures.accepted, 1);
     return session;
 }
 
@@ -604,16 +605,25 @@ void session_begin(struct session *session)
 static void conn_closed(void *owner)
 {
     struct session *session = owner;
-    struct server *server = session->server;
+    struct server_loop *here = session->here;
     CHECK(list_empty(&session->requests));
     list_remove(&session->link);
-    server->session_count--;
-    server->figures.closed++;
+    figure_add(&here->figures.connections, UINT64_MAX); /* one less */
     free(session->meta);
     free(session->ping);
     free(session->stash);
     free(session);
-    server_check_end(server);
+    server_check_end(here);
+}
+
+void session_count_bytes(struct session *session)
+{
+    uint64_t received = conn_received_bytes(session->conn);
+    uint64_t sent = conn_sent_bytes(session->conn);
+    figure_add(&session->here->figures.received_bytes, received - session->told_received_bytes);
+    figure_add(&session->here->figures.sent_bytes, sent - session->told_sent_bytes);
+    session->told_received_bytes = received;
+    session->told_sent_bytes = sent;
 }
 
 void session_close(struct session *session)
@@ -621,12 +631,10 @@ void session_close(struct session *session)
     if (session->closed)
         return;
     session->closed = true;
-    struct server *server = session->server;
-    server->figures.received_bytes += conn_received_bytes(session->conn);
-    server->figures.sent_bytes += conn_sent_bytes(session->conn);
+    session_count_bytes(session);
     task_cancel(&session->kick);
     store_wait_stop(&session->wait);
-    store_owner_end(server->store, &session->leases);
+    store_owner_end(session->server->store, &session->leases);
     for (struct list *at; (at = list_pop_front(&session->requests)) != NULL;) {
         struct request *request = CONTAINER_OF(at, struct request, link);
         timer_stop(&request->timer);
@@ -657,8 +665,10 @@ void session_close_if_idle(struct session *session)
 void session_tick(struct session *session, uint64_t now)
 {
     struct server *server = session->server;
+    struct server_figures *figures = &session->here->figures;
     if (session->closed)
         return;
+    session_count_bytes(session);
     uint64_t sent = conn_sent_bytes(session->conn);
     if (sent - session->sent_bytes >= PACE_BYTES || conn_unsent_bytes(session->conn) == 0) {
         session->sent_bytes = sent;
@@ -672,12 +682,12 @@ void session_tick(struct session *session, uint64_t now)
     if (session->state == SESSION_DISCARD) {
         if ((session->ended && conn_unsent_bytes(session->conn) == 0) || now >= session->discard_until_ms)
             session_close(session);
-    } else if (now - session->progress_ms >= server->config->send_timeout) {
-        server->figures.cut_slow_readers++;
+    } else if (now - session->progress_ms >= figure(&server->send_timeout_ms)) {
+        figure_add(&figures->cut_slow_readers, 1);
         log_warn(server->log, "client_cut", "reason=send_timeout unsent_bytes=%llu", (unsigned long long)conn_unsent_bytes(session->conn));
         session_close(session);
-    } else if (half_way && now - session->heard_ms >= server->config->frame_timeout) {
-        server->figures.cut_slow_senders++;
+    } else if (half_way && now - session->heard_ms >= figure(&server->frame_timeout_ms)) {
+        figure_add(&figures->cut_slow_senders, 1);
         log_warn(server->log, "client_cut", "reason=frame_timeout");
         session_close(session);
     }

@@ -1,7 +1,7 @@
 /* session.h - one client's connection: frames in, replies out.
  *
  * Owns:    the conn, the requests that are not answered yet, the leases its client took.
- * Borrows: the server.
+ * Borrows: the server, and what it has on this loop.
  * Not its: what an op means (handlers.c, put.c).
  * Thread:  the loop's.
  *
@@ -28,6 +28,7 @@ struct request;
 
 struct session {
     struct server *server;
+    struct server_loop *here;
     struct conn *conn;
     struct list link;
     enum session_state state;
@@ -61,11 +62,14 @@ struct session {
     uint64_t received_bytes; /* as of then */
     uint64_t progress_ms;    /* the last time that the peer had taken all, or PACE_BYTES */
     uint64_t sent_bytes;     /* as of then */
+    uint64_t told_received_bytes, told_sent_bytes; /* in the loop's figures */
     uint64_t discard_until_ms;
 };
 
 /* Take the conn; reading starts with session_begin(). NULL when the heap is out (the conn is closed). */
-struct session *session_open(struct server *server, struct conn *conn);
+struct session *session_open(struct server_loop *here, struct conn *conn);
+/* Bring the loop's figures of received and sent bytes up to date. */
+void session_count_bytes(struct session *session);
 void session_begin(struct session *session);
 void session_close(struct session *session);
 /* Close it if nothing is under way on it. For draining. */
@@ -91,6 +95,7 @@ struct request {
     uint64_t id;
     struct session *session; /* NULL: the client is gone */
     struct server *server;
+    struct server_loop *here;
     struct list link;
     struct timer timer;
     bool answered;
@@ -133,7 +138,7 @@ void session_break(struct session *session, uint8_t op, uint64_t id, enum code c
 
 void handle_request(struct session *session, const struct frame *frame, struct span meta);
 void handle_ping(struct session *session, const struct frame *frame, struct span body);
-/* Decode into server->arena and `msg`; answers and returns false when it is not what the op takes. */
+/* Decode into the loop's arena and `msg`; answers and returns false when it is not what the op takes. */
 bool handle_decode(struct session *session, const struct frame *frame, struct span meta, void *msg);
 /* admin.c: ADMIN, whichever action. */
 void handle_admin(struct session *session, const struct frame *frame, const struct msg_admin *msg);
@@ -153,6 +158,6 @@ void put_tick(struct session *session);
 void put_skipped(struct session *session, struct request *request);
 
 /* info.c: append INFO's meta, all sections (an empty name) or the one that is named. False: there is none of that name. */
-bool info_pack(struct server *server, struct buffer *out, struct span section);
+bool info_pack(struct server_loop *here, struct buffer *out, struct span section);
 
 #endif

@@ -15,7 +15,7 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 typedef void (*log_sink_fn)(void *arg, const char *line, size_t len);
 
 struct log {
-    enum log_level level;
+    _Atomic enum log_level level;
     log_sink_fn sink;
     void *arg;
 };

@@ -71,6 +71,13 @@ struct loop_holds {
 };
 void loop_holds(const struct loop *loop, struct loop_holds *out);
 
+/* For the little that loops share beside the store: held for a moment, and with nothing else. NULL when the heap is out. */
+struct mutex;
+struct mutex *mutex_new(void);
+void mutex_free(struct mutex *mutex); /* or NULL */
+void mutex_lock(struct mutex *mutex);
+void mutex_unlock(struct mutex *mutex);
+
 /* End the process at once with `status`, without waiting for threads. Any thread. */
 _Noreturn void loop_exit_now(int status);
 

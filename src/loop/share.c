@@ -123,6 +123,37 @@ void loop_holds(const struct loop *loop, struct loop_holds *out)
     *out = loop->holds;
 }
 
+/* ---- a lock of its own ---- */
+
+struct mutex {
+    pthread_mutex_t lock;
+};
+
+struct mutex *mutex_new(void)
+{
+    struct mutex *mutex = malloc(sizeof *mutex);
+    if (mutex)
+        CHECK(pthread_mutex_init(&mutex->lock, NULL) == 0);
+    return mutex;
+}
+
+void mutex_free(struct mutex *mutex)
+{
+    if (mutex)
+        CHECK(pthread_mutex_destroy(&mutex->lock) == 0);
+    free(mutex);
+}
+
+void mutex_lock(struct mutex *mutex)
+{
+    CHECK(pthread_mutex_lock(&mutex->lock) == 0);
+}
+
+void mutex_unlock(struct mutex *mutex)
+{
+    CHECK(pthread_mutex_unlock(&mutex->lock) == 0);
+}
+
 /* ---- life ---- */
 
 /* Sections are short: whoever waits for the lock does better to turn a little before it sleeps. */

@@ -370,6 +370,8 @@ class Kvd:
         self.port_file = self.dir / "port"
         self.log_path = self.dir / "log"
         self.options = {"--memory": memory, "--disk": disk, "--segment-size": segment_size, "--node": "n1"}
+        if os.environ.get("KVD_TEST_LOOPS"):
+            self.options["--loops"] = os.environ["KVD_TEST_LOOPS"]
         self.args, self.wrapper, self.env = list(args), list(wrapper), env
         self.process = None
         self.port = None

@@ -210,6 +210,7 @@ static void configure(struct life *life)
     config->memory = scenario->memory;
     config->disk = scenario->disk;
     config->segment_size = scenario->segment;
+    config->loops = 1 + sim->seed % SIM_LOOPS;
     config->probe = scenario->probe;
     config->write_queue = chance_between(1, 4) * MIB;
     config->inflight = chance_between(1, 4) * MIB;
@@ -299,12 +300,42 @@ static void life_opens(void *arg)
 {
     struct life *life = arg;
     uint64_t faults = sim->figures.heap;
-    if (server_open(&life->server, life->loop, &life->log, &life->config) != 0) {
+    if (server_open(&life->server, life->loops, (unsigned)life->config.loops, life->store_loop, &life->log, &life->config) != 0) {
         if (faults == sim->figures.heap)
             sim_fail("server_open() failed");
         sim_escape(ESCAPE_EXIT);
     }
     life->open = true;
+}
+
+/* As main() makes them: the store lives on the only one, or on one more. */
+static void loops_make(struct life *life)
+{
+    struct loop_options options = {.io_depth = (unsigned)life->config.io_depth, .locked = life->config.loops > 1};
+    sim->in_server = true;
+    loop_new(&life->store_loop, &options, &life->log);
+    options.locked = false;
+    for (unsigned i = 0; i < life->config.loops; i++) {
+        if (life->config.loops == 1)
+            life->loops[i] = life->store_loop;
+        else
+            loop_new(&life->loops[i], &options, &life->log);
+        if (i > 0)
+            loop_joins(life->loops[i], life->loops[0]);
+    }
+    if (life->config.loops > 1)
+        loop_joins(life->store_loop, life->loops[0]);
+    life->loop = life->loops[0];
+    sim->in_server = false;
+}
+
+static void loops_free(struct life *life)
+{
+    if (life->config.loops > 1)
+        loop_free(life->store_loop);
+    for (unsigned i = (unsigned)life->config.loops; i-- > 0;)
+        loop_free(life->loops[i]);
+    life->loop = NULL;
 }
 
 void life_start(void *arg)
@@ -320,10 +351,7 @@ void life_start(void *arg)
     sim->host->drops_counted = sim->host->drops_early = sim->host->drops_bad = 0;
     sim->figures.lives++;
     configure(life);
-    struct loop_options options = {.io_depth = (unsigned)life->config.io_depth};
-    sim->in_server = true;
-    loop_new(&life->loop, &options, &life->log);
-    sim->in_server = false;
+    loops_make(life);
     note("life", life->number, 0, 0);
     end_choose(life);
     event_add(0, true, life_opens, life);
@@ -408,8 +436,7 @@ static void life_fini(void *arg)
     store_info(life->server.store, &info);
     figures_take(life);
     server_fini(&life->server);
-    loop_free(life->loop);
-    life->loop = NULL;
+    loops_free(life);
 }
 
 static bool trouble(void)

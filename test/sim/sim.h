@@ -25,7 +25,7 @@
 #include "vfs.h"
 #include "view.h"
 
-enum { SIM_KEYS = 8, SIM_LIVES = 64, HOSTS_MOST = 2, MS = 1000, SECOND = 1000 * 1000 };
+enum { SIM_LOOPS = 3, SIM_KEYS = 8, SIM_LIVES = 64, HOSTS_MOST = 2, MS = 1000, SECOND = 1000 * 1000 };
 
 enum plant {
     PLANT_NONE,
@@ -127,7 +127,8 @@ struct life {
     struct server server;
     struct config config;
     struct log log;
-    struct loop *loop;
+    struct loop *loop; /* the first of: */
+    struct loop *loops[SIM_LOOPS], *store_loop;
     uint32_t number;
     bool open;     /* server_open() has succeeded */
     bool stopping; /* server_stop() was called by us */
@@ -284,8 +285,10 @@ bool loop_has_stopped(const struct loop *loop);
 /* After anything ran on the loop: see to it that a turn comes. */
 void loop_settle(struct loop *loop);
 void loop_entered(struct loop *loop);
-/* The lock of a loop that has one: nothing may run on a connection meanwhile. */
-bool loop_is_held(const struct loop *loop);
+/* Both are of one process: what is said above of one is so of all of them. */
+void loop_joins(struct loop *loop, struct loop *other);
+/* The lock of one of its process: nothing may run on a connection meanwhile. */
+bool loop_is_held(struct loop *loop);
 /* Blocking calls of a job take time: others go on meanwhile. */
 void routine_pause(uint64_t delay_us);
 void routines_drop(void);

@@ -520,6 +520,7 @@ bool conns_dirty(const struct loop *loop)
 
 void conn_send(struct conn *conn, struct conn_send *send, conn_send_fn fn)
 {
+    CHECK(!loop_is_held(conn->loop));
     send->fn = fn;
     send->done = false;
     send->err = 0;

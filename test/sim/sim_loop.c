@@ -23,6 +23,7 @@ struct loop {
     bool locked; /* it has a lock, */
     bool held;   /* which somebody holds */
     struct list posts;
+    struct list team; /* with the other loops of its process */
     unsigned timers;
     struct loop_parts parts;
 };
@@ -47,6 +48,7 @@ int loop_new(struct loop **out, const struct loop_options *options, const struct
     list_init(&loop->parts.dirty_conns);
     list_init(&loop->parts.files_waiting);
     list_init(&loop->posts);
+    list_init(&loop->team);
     loop->locked = options->locked;
     loop->parts.files_depth = options->io_depth ? options->io_depth : IO_DEPTH;
     *out = loop;
@@ -65,7 +67,13 @@ void loop_free(struct loop *loop)
         event_cancel(loop->turn);
     if (loop->timers > 0)
         sim_fail("%u timers are active when the loop is freed", loop->timers);
+    list_remove(&loop->team);
     free(loop);
+}
+
+void loop_joins(struct loop *loop, struct loop *other)
+{
+    list_push_back(&other->team, &loop->team);
 }
 
 void loop_run(struct loop *loop)
@@ -129,9 +137,16 @@ int loop_random(struct loop *loop, void *bytes, size_t len)
     return 0;
 }
 
-void loop_entered(struct loop *loop)
+static void entered(struct loop *loop)
 {
     loop->now_ms = loop_now_us(loop) / MS;
+}
+
+void loop_entered(struct loop *loop)
+{
+    entered(loop);
+    for (struct list *at = loop->team.next; at != &loop->team; at = at->next)
+        entered(CONTAINER_OF(at, struct loop, team));
 }
 
 /* ---- the lock: one thread, so it only looks whether it is taken and let go as it should be ---- */
@@ -158,15 +173,44 @@ bool loop_is_mine(const struct loop *loop)
     return !loop->locked || loop->held;
 }
 
-bool loop_is_held(const struct loop *loop)
+bool loop_is_held(struct loop *loop)
 {
-    return loop->held;
+    bool held = loop->held;
+    for (struct list *at = loop->team.next; at != &loop->team; at = at->next)
+        held |= CONTAINER_OF(at, struct loop, team)->held;
+    return held;
 }
 
 void loop_holds(const struct loop *loop, struct loop_holds *out)
 {
     (void)loop;
     *out = (struct loop_holds){0};
+}
+
+struct mutex {
+    bool held;
+};
+
+struct mutex *mutex_new(void)
+{
+    return calloc(1, sizeof(struct mutex));
+}
+
+void mutex_free(struct mutex *mutex)
+{
+    free(mutex);
+}
+
+void mutex_lock(struct mutex *mutex)
+{
+    CHECK(!mutex->held);
+    mutex->held = true;
+}
+
+void mutex_unlock(struct mutex *mutex)
+{
+    CHECK(mutex->held);
+    mutex->held = false;
 }
 
 /* ---- turns: tasks, connections, file operations ---- */
@@ -209,12 +253,19 @@ void loop_post(struct task *task)
     list_push_back(&task->loop->posts, &task->link);
 }
 
-void loop_settle(struct loop *loop)
+static void settle(struct loop *loop)
 {
     if (!sim->host->life || loop->turn)
         return;
     if (!list_empty(&loop->tasks) || !list_empty(&loop->posts) || conns_dirty(loop) || files_waiting(loop))
         loop->turn = event_add(chance_below(20), true, turn, loop);
+}
+
+void loop_settle(struct loop *loop)
+{
+    settle(loop);
+    for (struct list *at = loop->team.next; at != &loop->team; at = at->next)
+        settle(CONTAINER_OF(at, struct loop, team));
 }
 
 void task_init(struct task *task, struct loop *loop, task_fn fn)
