@@ -155,8 +155,10 @@ static void remove_older(void *arg, struct entry *entry)
     size_t key_len = entry->key_len;
     memcpy(key, entry->key, key_len);
     remove->removed++;
-    if (remove_entry(remove->store, entry) && disk_has_objects(remove->store->disk))
-        log_removal(remove, KILL_KEY, span_of(key, key_len), remove->version, false); /* the walk of the files may have passed it already */
+    struct store *store = remove->store;
+    bool on_disk = remove_entry(store, entry);
+    if ((on_disk || store->config.probe) && disk_has_objects(store->disk)) /* the walk of the files may have passed it, or not seen it */
+        log_removal(remove, KILL_KEY, span_of(key, key_len), remove->version, false);
 }
 
 static void remove_step(struct task *task)
