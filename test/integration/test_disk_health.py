@@ -44,12 +44,17 @@ def on_disk_alone(start_on, count=20, **options):
     keys = keys_of(b"k", count)
     for key in keys:
         wire.store(key, SIZE)
-    wire.sync()
+    until_synced(wire)
     return kvd, kvd.restart().wire(), keys
 
 
 def until_state(wire, state):
     wait_until(lambda: wire.figure("disk_state") == state, f"the disk to be {state}", timeout_s=40, every_s=0.02)
+
+
+def until_synced(wire):
+    """On a busy machine a write may stand still for longer than the patience of these tests."""
+    wait_until(lambda: wire.call(harness.ADMIN, {"action": "sync"}).code == OK, "all to be on disk")
 
 
 def took_s(call):
@@ -153,7 +158,7 @@ def test_a_sync_does_not_wait_for_a_write_that_hangs(fs, start_on, segment_size,
     assert wire.call(harness.ADMIN, {"action": "sync"}).code == IO_ERROR
     fs.release()
     until_state(wire, "on")
-    wait_until(lambda: wire.call(harness.ADMIN, {"action": "sync"}).code == OK, "it to be written")
+    until_synced(wire)
 
 
 def test_a_mount_where_nothing_but_names_can_be_read_trips_it(fs, start_on):
@@ -200,7 +205,7 @@ def test_errors_trip_it_and_it_comes_back_with_what_it_held(fs, start_on):
     until_state(wire, "on")
     for key in keys:
         wire.holds(key, SIZE)
-    wire.sync()
+    until_synced(wire)
     assert kvd.log().count("event=disk_tripped") == 1 and kvd.log().count("event=disk_back") == 1
     kvd.kill()
     fs.power_cut(keep=0)
@@ -222,7 +227,7 @@ def test_removes_while_it_is_tripped_do_not_rise(fs, start_on):
     until_state(wire, "on")
     wait_until(lambda: wire.info("disk")["disk"]["kills_owed"] == 0, "the entries to be logged")
     assert wire.get(keys[0]).body == b"put again"
-    wire.sync()
+    until_synced(wire)
     kvd.kill()
     fs.power_cut(keep=0)
     wire = kvd.start().wire()
@@ -259,7 +264,7 @@ def test_a_hung_mount_trips_it_and_memory_keeps_its_latency(fs, start_on, kinds)
     wait_until(lambda: all(wire.get(key).code == OK for key in keys), "what it held")
     for key in keys:
         wire.holds(key, SIZE)
-    wire.sync()
+    until_synced(wire)
 
 
 def test_it_trips_less_often_when_it_does_not_hold(fs, start_on):
@@ -304,7 +309,7 @@ def test_a_mount_that_goes_and_returns(fs, start_on, how, segment_size):
         wire.holds(key, SIZE)
     wire.store(b"after", SIZE, ack="disk")
     wait_until(lambda: wire.info("disk")["disk"]["kills_owed"] == 0, "the entries to be logged")
-    wait_until(lambda: wire.call(harness.ADMIN, {"action": "sync"}).code == OK, "what was not synced to be vouched for again")
+    until_synced(wire)
     assert harness.kvctl_json("info", port=kvd.port)["disk"]["trips_total"] == 1
     kvd.kill()
     fs.power_cut(keep=0)
