@@ -670,8 +670,9 @@ void session_tick(struct session *session, uint64_t now)
         return;
     session_count_bytes(session);
     uint64_t sent = conn_sent_bytes(session->conn);
-    if (sent - session->sent_bytes >= PACE_BYTES || conn_unsent_bytes(session->conn) == 0) {
+    if (sent - session->sent_bytes >= PACE_BYTES || sent >= session->owed_bytes) {
         session->sent_bytes = sent;
+        session->owed_bytes = sent + conn_unsent_bytes(session->conn); /* some of it may have been queued in this very turn */
         session->progress_ms = now;
     }
     bool half_way = session->state != SESSION_PREFIX || session->have > 0;

@@ -62,6 +62,7 @@ struct session {
     uint64_t received_bytes; /* as of then */
     uint64_t progress_ms;    /* the last time that the peer had taken all, or PACE_BYTES */
     uint64_t sent_bytes;     /* as of then */
+    uint64_t owed_bytes;     /* sent and queued, at that time */
     uint64_t told_received_bytes, told_sent_bytes; /* in the loop's figures */
     uint64_t discard_until_ms;
 };

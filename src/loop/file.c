@@ -71,6 +71,7 @@ static void op_take(struct loop *loop, struct file_op *op)
     struct file_io *files = &loop->files;
     files->counts.waiting--;
     files->counts.in_flight++;
+    op->taken = true;
     if (op->kind == FILE_READ) {
         files->counts.reads_waiting--;
         files->counts.reads_in_flight++;
@@ -104,6 +105,7 @@ static void file_op_start(struct loop *loop, struct file_op *op, enum file_op_ki
     op->fn = fn;
     op->loop = loop;
     op->result = 0;
+    op->taken = false;
     op->bytes = 0;
     for (unsigned i = 0; kind == FILE_READ && i < op->iov_count; i++)
         op->bytes += op->iov[i].iov_len;
@@ -117,6 +119,14 @@ void file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn)
 {
     loop->files.counts.reads++;
     file_op_start(loop, op, FILE_READ, fn);
+}
+
+void file_read_hangs(struct file_op *op)
+{
+    if (op->taken)
+        op->loop->files.counts.reads_in_flight_bytes -= op->bytes;
+    op->bytes = 0;
+    loop_nudge(op->loop);
 }
 
 void file_write_start(struct loop *loop, struct file_op *op, file_op_fn fn)
@@ -137,6 +147,7 @@ void file_op_finish(struct file_op *op, int64_t result)
     counts->in_flight--;
     counts->reads_in_flight -= op->kind == FILE_READ;
     counts->reads_in_flight_bytes -= op->bytes;
+    op->bytes = 0;
     if (result > 0 && op->kind == FILE_READ)
         counts->read_bytes += (uint64_t)result;
     if (result > 0 && op->kind == FILE_WRITE)

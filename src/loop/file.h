@@ -38,13 +38,16 @@ struct file_op {
     /* the loop's */
     enum file_op_kind kind;
     file_op_fn fn;
-    uint64_t bytes; /* of a read */
+    uint64_t bytes; /* of a read, as far as they count among those that are under way */
+    bool taken;     /* by the carrier */
     struct loop *loop;
     struct list link;
     struct job job;
 };
 
 void file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn);
+/* It hangs: what it brings is waited for by others no longer, and it does not count among the bytes that may be under way. */
+void file_read_hangs(struct file_op *op);
 void file_write_start(struct loop *loop, struct file_op *op, file_op_fn fn);
 /* fsync: data, length and all (fdatasync does not publish a length on 3FS). Covers writes that had completed before. */
 void file_sync_start(struct loop *loop, struct file_op *op, file_op_fn fn);

@@ -32,6 +32,7 @@ static void run_posts(struct loop *loop)
 static void on_wake(uv_async_t *handle)
 {
     struct loop *loop = handle->data;
+    bool stopping = atomic_load(&loop->stopping); /* before the posts are run: none that came before the stop is left */
     if (loop->locked) {
         loop_lock(loop);
         if (!list_empty(&loop->tasks))
@@ -40,7 +41,7 @@ static void on_wake(uv_async_t *handle)
     } else {
         run_posts(loop);
     }
-    if (atomic_load(&loop->stopping))
+    if (stopping)
         uv_stop(&loop->uv);
 }
 
@@ -199,9 +200,12 @@ int loop_start(struct loop *loop)
     pthread_t thread;
     sigfillset(&all);
     CHECK(pthread_sigmask(SIG_SETMASK, &all, &old) == 0);
+    pthread_t maker = atomic_exchange(&loop->thread, (pthread_t)0); /* until it runs it is nobody's: whoever posts wakes it */
     int err = pthread_create(&thread, NULL, thread_main, loop);
     if (err == 0)
         loop->started = thread;
+    else
+        atomic_store(&loop->thread, maker);
     CHECK(pthread_sigmask(SIG_SETMASK, &old, NULL) == 0);
     return -err;
 }

@@ -187,8 +187,10 @@ int evict_for(struct store *store, struct blob *blob, bool whole)
         whole ? blob_room_needed(blob) - blob_room(blob) : min_u64(blob_room_needed(blob) - blob_room(blob), POOL_EXTENT_BYTES);
     uint64_t given = evict_to_fit(store, missing);
     int err = whole ? blob_grow_all(blob) : blob_grow(blob);
-    if (err == KVD_EBUSY && given > 0)
+    if (err == KVD_EBUSY && given > 0) {
+        store->room_changes++;
         task_post(&store->room_task); /* this step was not enough: whoever waits goes on with the next */
+    }
     evict_check(store);
     return err;
 }
@@ -225,6 +227,8 @@ void store_wait_start(struct store_desk *desk, struct store_wait *wait, uint64_t
     wait->last_try = for_ms == 0 && wait->last_try;
     store->wait_bytes += wait->bytes;
     list_push_back(&store->waits, &wait->link);
+    if (desk->room_seen != store->room_changes)
+        task_post(&store->room_task); /* since the try that failed: other loops had the lock in between */
     store->figures.waits++;
     if (!store->wait_timer.active)
         timer_start(&store->wait_timer, WAIT_TICK_MS);
@@ -336,6 +340,7 @@ static void room_run(struct task *task)
 void room_changed(struct store *store)
 {
     CHECK(loop_is_mine(store->loop));
+    store->room_changes++;
     if (!list_empty(&store->waits) || !list_empty(&store->starved))
         task_post(&store->room_task);
 }

@@ -344,12 +344,9 @@ void syncs_expire(struct store *store, uint64_t now)
     for (struct list *at = store->syncs.next, *next; at != &store->syncs; at = next) {
         next = at->next;
         struct store_sync *sync = CONTAINER_OF(at, struct store_sync, link);
+        sync->since_ms = max_u64(sync->since_ms, write ? disk_write_moved_ms(store->disk, write) : now);
         if (now - sync->since_ms < disk_timeout_ms(store->disk) || sync == &store->last_sync)
             continue;
-        if (!write || !disk_write_stands(store->disk, write, sync->since_ms)) {
-            sync->since_ms = now;
-            continue;
-        }
         list_remove(&sync->link);
         task_cancel(&sync->step);
         sync_end(&sync->sync, KVD_ETIMEOUT);

@@ -71,6 +71,7 @@ int store_put_begin(struct store_desk *desk, struct store_put *put)
     put->retried = false;
     answer_init(&put->answer, desk, put_tell);
     store_lock(put->store);
+    desk->room_seen = put->store->room_changes;
     int outcome = put_begin(put);
     store_unlock(put->store);
     return outcome;
@@ -102,6 +103,7 @@ int store_put_room(struct store_put *put, void **base, size_t *len)
     CHECK(put->received < put->size);
     if (put->received == blob_room(put->blob)) {
         store_lock(put->store);
+        put->answer.desk->room_seen = put->store->room_changes;
         list_remove(&put->filling); /* if it is to wait, that is not its own slowness */
         int err = put_grow(put);
         store_unlock(put->store);

@@ -82,6 +82,7 @@ struct store_desk {
     /* under the store's lock */
     struct list answers;
     bool called;
+    uint64_t room_seen; /* store->room_changes, as of the last try of a put of this loop to get room */
     struct task task;
 };
 void store_desk_init(struct store_desk *desk, struct store *store, struct loop *loop);
@@ -130,6 +131,7 @@ struct store_wait {
     bool last_try; /* the time is over, but room has come free as it passed */
     store_wait_fn fn;
 };
+/* Behind a try of the same loop that has just failed for want of room (KVD_EBUSY): what came free since counts. */
 void store_wait_start(struct store_desk *desk, struct store_wait *wait, uint64_t for_ms, store_wait_fn fn);
 /* Harmless when it is not waiting; fn will not run. It must have been set up by store_wait_init(). */
 void store_wait_init(struct store_wait *wait);

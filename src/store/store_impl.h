@@ -159,6 +159,7 @@ struct store {
     uint64_t late_bytes; /* of inflight, what is late: it bounds reads, not bodies */
     struct timer wait_timer;
     struct task room_task;  /* room may have come free: try waiters again */
+    uint64_t room_changes;  /* how often it may have */
     struct task evict_task; /* on the way from the high to the low watermark */
     struct task ahead_task; /* writing ahead of eviction */
     uint64_t promised_ms;   /* what the disk drains until then is for clients who were told to come back ... */

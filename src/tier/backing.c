@@ -61,7 +61,7 @@ static void touch_work(struct job *job)
     struct backing *backing = CONTAINER_OF(job, struct backing, job);
     if (backing->last)
         backing->counted_bytes = memory_huge_bytes(&backing->memory);
-    else if (loop_available_memory_bytes() < backing->slice_bytes + BACKING_LEAVES_BYTES)
+    else if (backing->memory.pages != MEMORY_EXPLICIT && loop_available_memory_bytes() < backing->slice_bytes + BACKING_LEAVES_BYTES)
         backing->err = -ENOMEM;
     else
         backing->err = memory_touch((uint8_t *)backing->memory.base + backing->touched_bytes, backing->slice_bytes);

@@ -144,8 +144,8 @@ struct disk_write {
 int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);
 /* True: it was still queued, fn will not run, nothing is on disk. False: it is under way, fn will run. */
 bool disk_write_cancel(struct disk *disk, struct disk_write *write);
-/* Has nothing happened to it since `since_ms`: queued, none was taken from the queue; under way, the device has not answered? */
-bool disk_write_stands(const struct disk *disk, const struct disk_write *write, uint64_t since_ms);
+/* When something happened to it last: queued, when a write was taken from the queue; under way, when its operation began. */
+uint64_t disk_write_moved_ms(const struct disk *disk, const struct disk_write *write);
 /* How long somebody waits for one operation of the device (--disk-timeout). */
 uint64_t disk_timeout_ms(const struct disk *disk);
 /* Bytes of records that are queued or under way; and how fast they have drained lately, in bytes a second (a moving average; 0: unknown).

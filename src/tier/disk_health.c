@@ -180,6 +180,8 @@ void disk_health_note(struct disk *disk, int err)
 
 void disk_read_is_late(struct disk *disk, struct disk_read *read)
 {
+    if (disk_read_let_go(read))
+        return; /* the device has answered: what takes long is the judging */
     log_warn(disk->log, "read_late", "file=%s block=%u", read->where.segment->below, read->where.block);
     disk_health_note(disk, KVD_ETIMEOUT);
 }

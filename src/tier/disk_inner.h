@@ -327,6 +327,8 @@ int closed_logs_add(struct closed_logs *logs, const struct closed_log *closed);
 void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id[DISK_ID_BYTES], uint64_t sequence);
 
 /* ---- disk_read.c ---- */
+/* Nobody waits for this read any more: it is not to hold up others. True: all its bytes have come. */
+bool disk_read_let_go(struct disk_read *read);
 /* A read has ended: figures. */
 void disk_read_note(struct disk *disk, const struct disk_read *read, int err);
 /* ---- disk_erase.c ---- */

@@ -190,6 +190,14 @@ static void piece_read(struct file_op *op)
         reading_judge(reading);
 }
 
+bool disk_read_let_go(struct disk_read *read)
+{
+    struct reading *reading = read->where.segment->objects ? NULL : read->pieces;
+    for (size_t i = 0; reading && i < reading->piece_count; i++)
+        file_read_hangs(&reading->pieces[i].op);
+    return reading && read->pieces_left == 0;
+}
+
 static struct piece *piece_add(struct reading *reading, uint64_t file_offset)
 {
     struct piece *piece = &reading->pieces[reading->piece_count++];

@@ -580,9 +580,9 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
     return 0;
 }
 
-bool disk_write_stands(const struct disk *disk, const struct disk_write *write, uint64_t since_ms)
+uint64_t disk_write_moved_ms(const struct disk *disk, const struct disk_write *write)
 {
-    return (write->since_ms ? write->since_ms : disk->queue_moved_ms) <= since_ms;
+    return write->since_ms ? write->since_ms : disk->queue_moved_ms;
 }
 
 bool disk_write_cancel(struct disk *disk, struct disk_write *write)

@@ -697,10 +697,10 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
     return 0;
 }
 
-bool disk_write_stands(const struct disk *disk, const struct disk_write *write, uint64_t since_ms)
+uint64_t disk_write_moved_ms(const struct disk *disk, const struct disk_write *write)
 {
-    (void)write, (void)since_ms;
-    return !disk->moves;
+    (void)write;
+    return disk->moves ? loop_now_ms(disk->loop) : 0;
 }
 
 uint64_t disk_timeout_ms(const struct disk *disk)

@@ -360,6 +360,7 @@ static void wait_go(struct waiter *waiter, uint64_t ms)
     waiter->ended = 0;
     store_wait_init(&waiter->wait);
     waiter->wait.bytes = 0;
+    bench.store->home.room_seen = bench.store->room_changes; /* as after a try that has just failed */
     store_wait_start(&bench.store->home, &waiter->wait, ms, waited);
 }
 
