@@ -32,6 +32,7 @@ static void look(struct timer *timer)
         }
     }
     syncs_expire(store, now);
+    evictions_expire(store, now);
     if (n == LOOKS && !store->closing)
         timer_start(timer, 0); /* more may be due */
     durable_watch(store);
@@ -39,7 +40,7 @@ static void look(struct timer *timer)
 
 void durable_watch(struct store *store)
 {
-    bool waited_for = !list_empty(&store->durables) || !list_empty(&store->syncs);
+    bool waited_for = !list_empty(&store->durables) || !list_empty(&store->syncs) || !list_empty(&store->evictions);
     if (waited_for && !store->durable_timer.active && !store->closing)
         timer_start(&store->durable_timer, max_u64(disk_timeout_ms(store->disk) / 4, WAIT_TICK_MS));
 }

@@ -61,6 +61,20 @@ void evictions_check(struct store *store)
         task_post(&CONTAINER_OF(at, struct store_evict, link)->step);
 }
 
+void evictions_expire(struct store *store, uint64_t now)
+{
+    for (struct list *at = store->evictions.next, *next; at != &store->evictions; at = next) {
+        next = at->next;
+        struct store_evict *evict = CONTAINER_OF(at, struct store_evict, link);
+        evict->since_ms = max_u64(evict->since_ms, persist_moved_ms(store));
+        if (now - evict->since_ms < disk_timeout_ms(store->disk))
+            continue;
+        list_remove(at);
+        task_cancel(&evict->step);
+        answer_give(&evict->answer, 0);
+    }
+}
+
 static void evict_tell(struct store_answer *answer)
 {
     struct store_evict *evict = CONTAINER_OF(answer, struct store_evict, answer);
@@ -71,9 +85,10 @@ void store_evict_start(struct store_desk *desk, struct store_evict *evict, uint6
 {
     struct store *store = desk->store;
     store_lock(store);
-    *evict = (struct store_evict){.store = store, .fn = fn, .target = bytes, .failures = store->write_failures};
+    *evict = (struct store_evict){.store = store, .fn = fn, .target = bytes, .failures = store->write_failures, .since_ms = now_ms(store)};
     answer_init(&evict->answer, desk, evict_tell);
     list_push_back(&store->evictions, &evict->link);
+    durable_watch(store);
     task_init(&evict->step, store->loop, give_step);
     task_post(&evict->step);
     store_unlock(store);

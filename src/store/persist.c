@@ -336,15 +336,19 @@ bool persist_queue_has_room(const struct store *store)
     return disk_queued_bytes(store->disk) < store->queue_limit;
 }
 
+uint64_t persist_moved_ms(const struct store *store)
+{
+    struct list *first = list_first(&store->writings);
+    return first ? disk_write_moved_ms(store->disk, &CONTAINER_OF(first, struct writing, link)->write) : now_ms(store);
+}
+
 /* The sync of a close waits for as long as the process has time. */
 void syncs_expire(struct store *store, uint64_t now)
 {
-    struct list *first = list_first(&store->writings);
-    const struct disk_write *write = first ? &CONTAINER_OF(first, struct writing, link)->write : NULL;
     for (struct list *at = store->syncs.next, *next; at != &store->syncs; at = next) {
         next = at->next;
         struct store_sync *sync = CONTAINER_OF(at, struct store_sync, link);
-        sync->since_ms = max_u64(sync->since_ms, write ? disk_write_moved_ms(store->disk, write) : now);
+        sync->since_ms = max_u64(sync->since_ms, persist_moved_ms(store));
         if (now - sync->since_ms < disk_timeout_ms(store->disk) || sync == &store->last_sync)
             continue;
         list_remove(&sync->link);

@@ -346,12 +346,13 @@ struct store_evict {
     store_evict_fn fn;
     uint64_t target;
     uint64_t failures;
+    uint64_t since_ms; /* when the writes that it waits for were seen to move last */
     struct list link;
     struct task step;
 };
 /* Have objects leave memory, the least recently used first, until they are `bytes` (UINT64_MAX: all that can): those that are on disk; then
- * those that the policy puts there, when they are written. Nothing is lost, and what is leased or pinned stays. fn runs when it is so, or
- * when nobody else can go. */
+ * those that the policy puts there, when they are written. Nothing is lost, and what is leased or pinned stays. fn runs when it is so, when
+ * nobody else can go, or when writes have stood still for --disk-timeout. */
 void store_evict_start(struct store_desk *desk, struct store_evict *evict, uint64_t bytes, store_evict_fn fn);
 /* Give it up: fn will not run. What left has left. */
 void store_evict_stop(struct store_evict *evict);

@@ -343,7 +343,11 @@ void policy_drop(struct store *store, struct entry *entry, bool shed);
 int sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn);
 /* Queue the object for disk. 0, or why not (counted). */
 int persist_start(struct store *store, struct entry *entry);
+/* End what has waited for --disk-timeout for writes that stand still. */
 void syncs_expire(struct store *store, uint64_t now);
+void evictions_expire(struct store *store, uint64_t now);
+/* When the oldest write moved last (disk_write_moved_ms()); now, if there is none. */
+uint64_t persist_moved_ms(const struct store *store);
 bool persist_queue_has_room(const struct store *store);
 /* The object goes or is replaced: its write, if any, is for nothing. True when a record of it may be on disk all the same. */
 bool persist_detach(struct store *store, struct entry *entry);

@@ -150,12 +150,14 @@ def test_an_ack_of_the_disk_is_not_waited_for_without_end(fs, start_on, segment_
 
 
 @pytest.mark.parametrize("segment_size, name", [("1m", "*.seg"), ("0", OBJECT_FILES)])
-def test_a_sync_does_not_wait_for_a_write_that_hangs(fs, start_on, segment_size, name):
+def test_a_sync_and_an_evict_do_not_wait_for_a_write_that_hangs(fs, start_on, segment_size, name):
     kvd, wire, keys = on_disk_alone(start_on, segment_size=segment_size)
     rule = fs.add(f"op=write name={name} hang count=1")
     wire.store(b"hangs", SIZE)
     wait_until(lambda: fs.fired(rule) == 1, "the write to hang")
     assert wire.call(harness.ADMIN, {"action": "sync"}).code == IO_ERROR
+    assert wire.call(harness.ADMIN, {"action": "evict"}).code == OK
+    wire.holds(b"hangs", SIZE)
     fs.release()
     until_state(wire, "on")
     until_synced(wire)
