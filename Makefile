@@ -309,7 +309,7 @@ test integration asan: benchers
 benchers: deps
 	+@$(SUBMAKE) $(BENCHERS)
 
-bench: faultfs benchers ## kvd against a bare pair of sockets, redis-server, memcached, iperf3 and fio, in 8 minutes: a table of medians and ratios, build/bench.json, build/bench.svg (5 GiB of disk under TMPDIR)
+bench: faultfs benchers ## kvd against a bare pair of sockets, redis-server, memcached, iperf3 and fio, all rows: a table of medians and ratios, build/bench.json, build/bench.svg (5 GiB of disk under TMPDIR)
 	@scripts/deps $(BENCH_PACKAGES)
 	+@$(SUBMAKE) build
 	@scripts/bench

@@ -175,7 +175,7 @@ struct store {
     uint64_t writing_number; /* of the last one started */
     uint64_t write_failures;
     struct list syncs;    /* struct store_sync that wait for writings */
-    struct list durables; /* struct store_put that wait for a write, by since_ms */
+    struct list durables; /* struct store_put that wait for a write; a first one that is not due keeps the others waiting for a look */
     struct timer durable_timer;
 
     struct list evictions; /* struct store_evict */

@@ -76,7 +76,8 @@ def misses_for(wire, key, reason):
 
 
 def test_a_read_that_hangs_is_a_miss_in_time(fs, start_on):
-    kvd, wire, keys = on_disk_alone(start_on)
+    """Nor does it hold up others: of all bytes that may be read at a time it has had more than its share."""
+    kvd, wire, keys = on_disk_alone(start_on, args=["--io-bytes", "64k"])
     wire.store(b"new", SIZE)
     rule = fs.add("op=read name=*.seg count=1 hang")
     took = took_s(lambda: misses_for(wire, keys[0], "timeout"))

@@ -290,6 +290,53 @@ BOTH(reads_wait_once_enough_bytes_are_in_flight)
     cr_assert_eq(heavy_run(forbid_ring, 0, true), HEAVY_OPS * HEAVY_BYTES, "on FUSE up to 32 MiB");
 }
 
+struct hung {
+    struct file_op first, next;
+    uint64_t in_flight; /* the other one, when the one of the two that came first had come */
+    unsigned left;
+};
+
+static void hung_end(struct file_op *op, struct hung *hung)
+{
+    struct file_counts counts;
+    loop_file_counts(op->loop, &counts);
+    hung->in_flight += counts.reads_in_flight;
+    file_read_hangs(op); /* too late: harmless */
+    if (--hung->left > 0)
+        return;
+    cr_assert_eq(counts.reads_in_flight_bytes, 0);
+    loop_stop(op->loop);
+}
+
+static void hung_first(struct file_op *op)
+{
+    hung_end(op, CONTAINER_OF(op, struct hung, first));
+}
+
+static void hung_next(struct file_op *op)
+{
+    hung_end(op, CONTAINER_OF(op, struct hung, next));
+}
+
+BOTH(a_read_that_hangs_does_not_keep_others_waiting)
+{
+    struct lab *lab = lab_open((struct loop_options){.forbid_ring = forbid_ring, .io_bytes = 1}, 0);
+    struct iovec iov = {calloc(1, HEAVY_BYTES), HEAVY_BYTES};
+    cr_assert_eq(run_op(lab, file_write_start, &iov, 1, 0), HEAVY_BYTES);
+    for (unsigned hangs = 0; hangs < 2; hangs++) {
+        struct hung hung = {.left = 2};
+        hung.first = hung.next = (struct file_op){.file = &lab->file, .iov = &iov, .iov_count = 1};
+        file_read_start(lab->loop, &hung.first, hung_first);
+        file_read_start(lab->loop, &hung.next, hung_next);
+        if (hangs)
+            file_read_hangs(&hung.first);
+        loop_run(lab->loop);
+        cr_assert_eq(hung.in_flight, hangs, "the other one waits, but not for one that hangs");
+    }
+    free(iov.iov_base);
+    lab_close(lab);
+}
+
 /* ---- many at once ---- */
 
 enum { PIECES = 200, PIECE = 8192, DEPTH = 5 };

@@ -364,6 +364,19 @@ static void wait_go(struct waiter *waiter, uint64_t ms)
     store_wait_start(&bench.store->home, &waiter->wait, ms, waited);
 }
 
+Test(store, room_that_came_free_before_a_put_waits_is_seen)
+{
+    bench_begin_usual();
+    struct waiter waiter = {0};
+    store_wait_init(&waiter.wait);
+    bench.store->home.room_seen = bench.store->room_changes; /* a try has failed, */
+    room_changed(bench.store);                               /* and another loop had the lock before it comes to wait */
+    store_wait_start(&bench.store->home, &waiter.wait, 60000, waited);
+    settle();
+    cr_assert(waiter.ended == 1 && waiter.err == 0);
+    bench_end();
+}
+
 Test(store, bodies_under_way_are_bounded_and_one_end_lets_the_next_begin)
 {
     struct store_config config = bench_config();
