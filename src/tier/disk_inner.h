@@ -175,7 +175,7 @@ struct disk {
     uint64_t next_sequence;
     uint32_t sealing;   /* segments ENDING or SEALING */
     uint32_t unlinking; /* DEAD or UNLINKING */
-    struct list dead;   /* segments that are to be unlinked, in the order of their death */
+    struct list dead;   /* segments that are to be unlinked, in the order in which it is time for them */
     uint32_t unlinks;   /* jobs under way */
     uint64_t unlink_delay_ms;
     struct timer unlink_timer;

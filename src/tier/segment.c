@@ -595,7 +595,10 @@ void segment_die(struct segment *segment, bool at_once)
     segment->state = SEGMENT_DEAD;
     segment->unlink_at_ms = at_once ? 0 : loop_now_ms(disk->loop) + disk->unlink_delay_ms;
     disk->unlinking++;
-    list_push_back(&disk->dead, &segment->dead_link);
+    if (at_once)
+        list_push_front(&disk->dead, &segment->dead_link);
+    else
+        list_push_back(&disk->dead, &segment->dead_link);
     disk_post(disk);
 }
 

@@ -160,6 +160,28 @@ Test(disk_space, the_end_does_not_wait_for_the_delay_and_the_next_start_unlinks,
     rig_fini(&rig);
 }
 
+/* As a start does with one that was given up before, while another's delay has begun. */
+Test(disk_space, the_end_waits_for_what_goes_at_once_and_not_for_the_delay_of_another, .timeout = 60)
+{
+    struct rig rig;
+    rig_init(&rig);
+    rig.unlink_delay_ms = 3600 * 1000;
+    cr_assert_eq(rig_open(&rig), 0);
+    put_segment(&rig, "a");
+    put_segment(&rig, "b");
+    struct segment *late = disk_segment_next(rig.disk, NULL);
+    struct segment *at_once = disk_segment_next(rig.disk, late);
+    kill_segment(&rig, late);
+    kill_segment(&rig, at_once);
+    rig_forget(&rig, "a");
+    rig_forget(&rig, "b");
+    disk_segment_unlink(rig.disk, late);
+    segment_die(at_once, true);
+    rig_close(&rig);
+    cr_assert_eq(rig_file_count(&rig, ".seg"), 1);
+    rig_fini(&rig);
+}
+
 Test(disk_space, files_go_a_few_at_a_time, .timeout = 60)
 {
     enum { FILES = 20 };
