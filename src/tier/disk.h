@@ -127,7 +127,7 @@ struct disk_write {
     uint64_t version;
     uint64_t checksum;
     uint64_t expires_ms;
-    bool first;        /* before all that are queued */
+    bool first;        /* before all that are queued, and tried once: what gives up room may wait for it to end */
     struct blob *blob; /* filled, its tail zeroed, its sums there if it has more than one chunk */
     /* set before fn(0) */
     struct disk_where where;

@@ -159,7 +159,8 @@ static void slot_done(struct write_slot *slot, int err)
     }
     log_warn(disk->log, "write_failed", "file=%s what=record attempt=%d error=\"%s\"", segment->below, write->attempts, error_text(err));
     disk->figures.write_errors++;
-    if (write->attempts < WRITE_ATTEMPTS && !disk->health.tripped && !(disk->closing && disk->abandon)) {
+    bool again = write->attempts < WRITE_ATTEMPTS && !write->first;
+    if (again && !disk->health.tripped && !(disk->closing && disk->abandon)) {
         disk->figures.write_retries++;
         write_queue(disk, write, true);
         return;

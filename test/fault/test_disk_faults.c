@@ -749,6 +749,27 @@ Test(disk_order, a_sync_waits_for_what_lies_before, .timeout = 60)
     events = NULL;
 }
 
+/* What gives up room waits for the copies out of it to end, and they wait for that room when they are tried again: once is enough. */
+Test(disk_order, a_copy_is_tried_once, .timeout = 60)
+{
+    struct rig rig;
+    rig_init(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "before", 10), 0);
+    rig_settle(&rig);
+    struct rig_write *copy = rig_write_start(&rig, "copy", disk_next_version(rig.disk), 5000);
+    copy->write.first = true;
+    fault_arm(1, FAULT_NOT_DONE);
+    rig_until(&rig, is_done, &copy->done);
+    cr_assert(atomic_load(&fault_fired));
+    fault_at = 0;
+    cr_assert_eq(copy->err, -EIO);
+    cr_assert_eq(copy->write.attempts, 1);
+    rig_write_free(copy);
+    cr_assert_eq(rig_put(&rig, "after", 10), 0);
+    rig_fini(&rig);
+}
+
 /* A kill is acknowledged when it is written and synced, not before. */
 Test(disk_order, a_kill_waits_for_its_frame, .timeout = 60)
 {
