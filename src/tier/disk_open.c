@@ -138,10 +138,21 @@ static int folder_check_first(struct opening *opening, const char *path)
     return err == -ENOENT ? 0 : err;
 }
 
+/* What a process made, and was killed before it had synced the folder, is there, and a power cut may still take it: what is found is to
+ * be built upon. In a folder that may not be read we have made nothing. */
+static int folder_settle(struct opening *opening, const char *path)
+{
+    int err = folder_check(opening, path);
+    if (err)
+        return err;
+    err = fs_sync_dir(opening->loop, path);
+    return err && err != -EACCES ? opening_fail(opening, err, path) : 0;
+}
+
 static int objects_folder_make(struct opening *opening)
 {
     int err = fs_make_dirs(opening->loop, opening->objects);
-    return err ? opening_fail(opening, err, opening->objects) : folder_check(opening, opening->objects);
+    return err ? opening_fail(opening, err, opening->objects) : folder_settle(opening, opening->objects);
 }
 
 static int folders_make(struct opening *opening)
@@ -160,13 +171,13 @@ static int folders_make(struct opening *opening)
             (void)opening_fail(opening, err, opening->folder);
     }
     if (!err)
-        err = folder_check(opening, opening->dir);
+        err = folder_settle(opening, opening->dir);
     if (!err)
-        err = folder_check(opening, cluster_folder);
+        err = folder_settle(opening, cluster_folder);
     free(cluster_folder);
     if (!err && opening->objects)
         err = objects_folder_make(opening);
-    return err ? err : folder_check(opening, opening->folder);
+    return err ? err : folder_settle(opening, opening->folder);
 }
 
 /* Opened as segments are, so that the log can say at start how they will be. */

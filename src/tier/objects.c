@@ -146,10 +146,11 @@ static void op_work(struct batch *batch, struct op *op)
     }
 }
 
-/* One fsync of the folder for all. Also when nothing was changed now, but what a kill did not find may have gone a moment ago. */
-static void batch_sync(struct batch *batch, bool changed, bool kills)
+/* One fsync of the folder for all. Also when nothing was changed now, but what a kill did not find may have gone a moment ago, and what a
+ * scan found may have come: by a process that was killed before it had synced it. */
+static void batch_sync(struct batch *batch, bool changed, bool looks)
 {
-    if (!changed && !(kills && batch->dirty))
+    if (!changed && !(looks && batch->dirty))
         return;
     char *folder = objects_folder_below(batch->folder, batch->hex);
     batch->synced = true;
@@ -172,14 +173,15 @@ static void batch_work(struct job *job)
         kills |= op_is_kill(op);
         scans |= op->kind == OP_SCAN;
     }
-    batch_sync(batch, changed, kills);
+    batch_sync(batch, changed, kills || scans);
     /* That there was no file says something only as long as the mount is there. */
     int place_err = kills || scans ? disk_place_check(&batch->place, NULL) : 0;
     for (struct list *at = batch->ops.next; at != &batch->ops; at = at->next) {
         struct op *op = CONTAINER_OF(at, struct op, link);
-        if (!op->err && (op->changed || op_is_kill(op)))
+        bool looks = op_is_kill(op) || op->kind == OP_SCAN;
+        if (!op->err && (op->changed || looks))
             op->err = batch->sync_err;
-        if (!op->err && (op_is_kill(op) || op->kind == OP_SCAN))
+        if (!op->err && looks)
             op->err = place_err;
         op->changed = false;
     }
@@ -311,7 +313,7 @@ static void batch_done(struct job *job)
     for (struct list *at; (at = list_pop_front(&ended)) != NULL;) {
         struct op *op = CONTAINER_OF(at, struct op, link);
         disk_health_note(objects->disk, op->collided ? 0 : op->err);
-        if (op->kind == OP_SCAN)
+        if (op->kind == OP_SCAN && !op->err)
             objects_scan_tell(objects, op);
         if (walk_goes_on(op) && walk_is_wanted(objects, op))
             list_push_front(&fan->ops, &op->link);

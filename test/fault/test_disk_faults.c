@@ -6,6 +6,7 @@
  */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -126,8 +127,48 @@ void *__wrap_calloc(size_t count, size_t size)
 WRAP(fs_truncate, (struct loop * loop, const struct file *file, uint64_t len), (loop, file, len), true)
 WRAP(fs_unlink, (struct loop * loop, const char *path), (loop, path), false)
 WRAP(fs_rename, (struct loop * loop, const char *from, const char *to), (loop, from, to), false)
-WRAP(fs_sync_dir, (struct loop * loop, const char *path), (loop, path), false)
 WRAP(fs_make_dirs, (struct loop * loop, const char *path), (loop, path), true)
+
+enum name_place { IN_DIR = 1, IN_CLUSTER = 2, IN_NODE = 4, IN_OBJECTS = 8, IN_FAN = 16 };
+
+static atomic_uint names_synced;       /* bits of these: since names_watch() */
+static atomic_uint names_first;        /* the same as of the first write that followed; UINT_MAX: none yet */
+static atomic_uint name_syncs_failing; /* so many more in IN_FAN say EIO */
+
+static void names_watch(void)
+{
+    atomic_store(&names_synced, 0);
+    atomic_store(&names_first, UINT_MAX);
+}
+
+static unsigned name_place(const char *path)
+{
+    const char *last = strrchr(path, '/');
+    if (last && strcmp(last, "/test") == 0)
+        return IN_CLUSTER;
+    if (last && strcmp(last, "/node1") == 0)
+        return IN_NODE;
+    if (last && strcmp(last, "/objects") == 0)
+        return IN_OBJECTS;
+    return strstr(path, "/objects/") ? IN_FAN : IN_DIR;
+}
+
+int __real_fs_sync_dir(struct loop *loop, const char *path) REAL;
+int __wrap_fs_sync_dir(struct loop *loop, const char *path);
+int __wrap_fs_sync_dir(struct loop *loop, const char *path)
+{
+    bool fires = fault_now(false);
+    if (fires && fault_mode != FAULT_DONE)
+        return fault_errno();
+    if (name_place(path) == IN_FAN && access(path, F_OK) == 0 && atomic_load(&name_syncs_failing) > 0) {
+        atomic_fetch_sub(&name_syncs_failing, 1);
+        return -EIO;
+    }
+    int err = __real_fs_sync_dir(loop, path);
+    if (!err)
+        atomic_fetch_or(&names_synced, name_place(path));
+    return fires ? fault_errno() : err;
+}
 
 static uint64_t device_shift; /* the folder seems to be on another file system by so much, where the lock is not ours yet */
 
@@ -184,6 +225,8 @@ int __real_fs_write(struct loop *loop, const struct file *file, const void *buf,
 int __wrap_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset);
 int __wrap_fs_write(struct loop *loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset)
 {
+    unsigned none = UINT_MAX;
+    atomic_compare_exchange_strong(&names_first, &none, atomic_load(&names_synced));
     bool fires = fault_now(true);
     if (fires && fault_mode != FAULT_DONE)
         return fault_errno();
@@ -1112,6 +1155,34 @@ static void rig_with_one_file(struct rig *rig)
     cr_assert_eq(rig_open(rig), 0);
     cr_assert_eq(rig_put(rig, "0", 10000), 0);
     rig_close(rig);
+}
+
+/* A process that was killed may not have synced the names that it made, and a power cut takes them still. */
+Test(disk_order, a_start_syncs_the_names_that_it_finds_before_it_builds_upon_them, .timeout = 60)
+{
+    struct rig rig;
+    rig_init(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    rig_close(&rig);
+    names_watch();
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(atomic_load(&names_first), IN_DIR | IN_CLUSTER | IN_NODE);
+    rig_fini(&rig);
+}
+
+Test(object_faults, what_a_start_finds_is_told_when_its_name_is_synced, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_one_file(&rig);
+    names_watch();
+    atomic_store(&name_syncs_failing, 2);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(atomic_load(&names_first), IN_DIR | IN_CLUSTER | IN_NODE | IN_OBJECTS);
+    cr_assert_eq(rig_logged(&rig, "folder_unread"), 2);
+    cr_assert_eq(rig.found_calls, 1);
+    cr_assert(atomic_load(&names_synced) & IN_FAN);
+    cr_assert_eq(rig_get(&rig, "0"), 0);
+    rig_fini(&rig);
 }
 
 Test(object_faults, a_folder_that_could_not_be_looked_through_is_tried_again, .timeout = 60)
