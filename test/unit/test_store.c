@@ -544,9 +544,10 @@ Test(store, a_read_that_finds_no_room_waits_and_then_is_busy)
     settle();
     cr_assert_eq(fake_count(&bench.disk->reads), 1);
     struct load *load = CONTAINER_OF(fake_at(&bench.store->starved, 0), struct load, link);
-    load->since_ms -= LOAD_WAIT_MS - 40; /* as if it had waited for so long already */
+    load->since_ms -= LOAD_WAIT_MS / 2; /* as if it had waited for so long already */
     pass_ms(15);
     cr_assert_eq(second.ended, 0);
+    load->since_ms -= LOAD_WAIT_MS / 2;
     pass_ms(100);
     cr_assert(second.ended == 1 && second.outcome == KVD_EBUSY && third.outcome == KVD_EBUSY && first.ended == 0);
     fake_read_all(bench.disk);
