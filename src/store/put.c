@@ -312,10 +312,10 @@ static void killed(struct disk_kill *kill, int err)
     struct store_put *put = CONTAINER_OF(kill, struct store_put, kill);
     struct store *store = put->store;
     store->pinning -= put->pin ? put->size : 0;
-    int outcome = err;
+    int outcome = store->forgetting ? KVD_ECLOSING : err;
     if (err)
         in_doubt(store);
-    if (err && put->replace)
+    if (store->forgetting || (err && put->replace))
         put_abort(put);
     else
         outcome = overtaken(store, put) ? kill_first(put) : publish(put);
@@ -339,9 +339,10 @@ static int put_commit(struct store_put *put, uint64_t checksum)
         put_abort(put);
         return present(put, entry);
     }
-    if (put->pin && !store_may_hold_more(store, put->size)) {
+    bool holds_too_much = put->pin && !store_may_hold_more(store, put->size);
+    if (store->forgetting || holds_too_much) {
         put_abort(put);
-        return KVD_EBUSY;
+        return store->forgetting ? KVD_ECLOSING : KVD_EBUSY;
     }
     if (!must_kill_first(store, put, entry))
         return publish(put);

@@ -21,8 +21,11 @@ static void finish_one(struct store_remove *remove, int err)
 {
     if (err && !remove->err)
         remove->err = err;
-    if (--remove->kills == 0)
-        answer_give(&remove->answer, remove->err);
+    if (--remove->kills > 0)
+        return;
+    if (remove->own && remove->err)
+        remove->store->forgetting = false;
+    answer_give(&remove->answer, remove->err);
 }
 
 /* What it names may still be on disk, where a look at its file would find it. */
@@ -199,6 +202,7 @@ static int many_start(struct store_remove *remove, enum kill_kind kind, struct s
     remove->prefix = prefix;
     remove->version = disk_next_version(store->disk);
     remove->kills = 1; /* the walk itself */
+    store->forgetting |= remove->own;
     list_push_back(&store->removals, &remove->link);
     task_init(&remove->step, store->loop, remove_step);
     log_removal(remove, kind, prefix, remove->version, false);

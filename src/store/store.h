@@ -304,7 +304,8 @@ int store_remove_start(struct store_desk *desk, struct store_remove *remove, con
 /* Objects put before this call are gone when fn runs; always STORE_PENDING or an error. `prefix` (KILL_PREFIX, borrowed until fn). */
 int store_remove_many_start(struct store_desk *desk, struct store_remove *remove, enum kill_kind kind, struct span prefix,
                             store_remove_fn fn);
-/* As a remove of all, but what other nodes have stored in a directory that is shared stays. */
+/* As a remove of all, but what other nodes have stored in a directory that is shared stays; and, unless it fails, it is the end: from now
+ * on puts are KVD_ECLOSING, those whose bodies are under way too. */
 int store_forget_start(struct store_desk *desk, struct store_remove *remove, store_remove_fn fn);
 
 /* ---- sync, seal ---- */

@@ -180,6 +180,7 @@ struct store {
 
     struct list evictions; /* struct store_evict */
     struct list removals;  /* struct store_remove of many, whose walks are not over */
+    bool forgetting;       /* a remove of what this node has stored is under way, or done: what was put now would stay behind */
     struct scrub scrub;
 
     struct list shelves;

@@ -791,6 +791,44 @@ Test(store, a_prefix_goes_in_steps_and_what_comes_meanwhile_stays)
     bench_end();
 }
 
+static int forget_go(struct removing *removing)
+{
+    *removing = (struct removing){.outcome = NOT_ENDED};
+    return store_forget_start(&bench.store->home, &removing->remove, remove_ended);
+}
+
+/* It would be written behind the walk through the files, and be there for good. */
+Test(store, a_put_whose_body_is_under_way_when_its_node_is_torn_down_is_refused)
+{
+    bench_begin_usual();
+    struct put arriving, waiting;
+    struct removing removing;
+    put_on_both("b", 1, SMALL);
+    cr_assert_eq(put_begin(&arriving, "a", 0, 7, SMALL), STORE_OK);
+    cr_assert_eq(put_go(&waiting, "b", REPLACE, 8, SMALL), STORE_PENDING);
+    cr_assert_eq(forget_go(&removing), STORE_PENDING);
+    cr_assert_eq(put_feed(&arriving, SMALL), 0);
+    cr_assert_eq(put_commit(&arriving), KVD_ECLOSING);
+    settle();
+    fake_kill_all(bench.disk);
+    cr_assert_eq(waiting.outcome, KVD_ECLOSING);
+    cr_assert(removing.ended == 1 && removing.outcome == STORE_OK);
+    cr_assert_eq(info().table.objects, 0);
+    bench_end();
+}
+
+Test(store, after_a_teardown_that_failed_puts_go_on)
+{
+    bench_begin_usual();
+    struct removing removing;
+    cr_assert_eq(forget_go(&removing), STORE_PENDING);
+    settle();
+    fake_kill_end(bench.disk, -EIO);
+    cr_assert(removing.ended == 1 && removing.outcome == -EIO);
+    put_ok("a", 1, SMALL);
+    bench_end();
+}
+
 /* ---- the end ---- */
 
 Test(store, closing_frees_what_there_is)
