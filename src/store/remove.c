@@ -60,15 +60,16 @@ static void removal_done(struct disk_kill *kill, int err)
 
 static void log_removal(struct store_remove *remove, enum kill_kind kind, struct span name, uint64_t version, bool unknown)
 {
+    struct disk_kill kill = {.kind = kind, .name = name, .version = version, .keep = true, .whoever = !remove->own};
     struct removal *removal = malloc(sizeof *removal + name.len);
     int err = -ENOMEM;
     if (removal) {
         bytes_copy(removal->name, name.at, name.len);
-        removal->remove = remove;
-        removal->unknown = unknown;
-        removal->kill = (struct disk_kill){
-            .kind = kind, .name = span_of(removal->name, name.len), .version = version, .keep = true, .whoever = !remove->own};
+        kill.name.at = removal->name;
+        *removal = (struct removal){.kill = kill, .unknown = unknown, .remove = remove};
         err = disk_kill_start(remove->store->disk, &removal->kill, removal_done);
+    } else {
+        disk_kill_missed(remove->store->disk, &kill);
     }
     if (err == 0) {
         remove->kills++;

@@ -204,6 +204,8 @@ struct disk_kill {
 /* Append to the remove log; entries of one turn and those that come while a sync runs share the next write and fsync. fn runs in the order
  * of the calls. While the tier is opening, kills wait. Returns 0; KVD_EOFF or KVD_ECLOSING: then fn will not run. */
 int disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn);
+/* A kill that could not be asked for, because the heap is out: as if it had been, and had failed. Nothing is kept of `kill`. */
+void disk_kill_missed(struct disk *disk, const struct disk_kill *kill);
 /* Might a kill that is not on stable storage yet name this key (false positives allowed)? Then a new put of it must wait for a kill of its
  * own before it is shown, or a crash could bring the old one back over it. */
 bool disk_kill_pending(const struct disk *disk, struct span key);

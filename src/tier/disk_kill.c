@@ -47,6 +47,14 @@ void disk_kill_note(struct disk *disk, const struct disk_kill *kill)
         (void)kill_map_add(disk->dead_live, KILL_ALL, (struct span){0}, kill->version);
 }
 
+void disk_kill_missed(struct disk *disk, const struct disk_kill *kill)
+{
+    if (!kill->keep || disk->state == DISK_OFF)
+        return;
+    disk_kill_note(disk, kill);
+    disk_owe(disk, kill);
+}
+
 static int kill_queue(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn)
 {
     if (disk->state == DISK_OFF)
@@ -54,9 +62,7 @@ static int kill_queue(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn
     if (disk->closing)
         return KVD_ECLOSING;
     if (disk->health.tripped) {
-        if (kill->keep)
-            disk_kill_note(disk, kill);
-        disk_owe(disk, kill);
+        disk_kill_missed(disk, kill);
         return KVD_EOFF;
     }
     kill->fn = fn;
@@ -67,7 +73,7 @@ static int kill_queue(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn
     if (disk->objects) {
         int err = objects_kill(disk->objects, kill);
         if (err) {
-            disk_owe(disk, kill);
+            disk_kill_missed(disk, kill);
             return err;
         }
     } else {

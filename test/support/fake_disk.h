@@ -59,8 +59,9 @@ struct disk {
     void (*told)(void); /* the test's: after each answer */
     enum disk_state state;
     bool jumped, closing, abandon, erased;
-    bool objects; /* the test's: it is said that objects are files */
-    bool probes;  /* likewise: all that is written is one that can be looked at */
+    bool objects;                /* the test's: it is said that objects are files */
+    bool probes;                 /* likewise: all that is written is one that can be looked at */
+    struct segment *own_objects; /* likewise: those that this node has written */
     disk_closed_fn closed_fn;
     void *closed_arg;
     uint64_t version;
@@ -778,6 +779,11 @@ int disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn)
     return fake_kill_queue(disk, kill, fn);
 }
 
+void disk_kill_missed(struct disk *disk, const struct disk_kill *kill)
+{
+    fake_dead_add(&disk->noted, kill);
+}
+
 bool disk_kill_pending(const struct disk *disk, struct span key)
 {
     for (struct list *at = disk->kills.next; at != &disk->kills; at = at->next) {
@@ -895,8 +901,7 @@ bool disk_has_objects(const struct disk *disk)
 
 struct segment *disk_own_objects(const struct disk *disk)
 {
-    (void)disk;
-    return NULL;
+    return disk->own_objects;
 }
 
 struct segment *disk_others_objects(const struct disk *disk)

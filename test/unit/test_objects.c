@@ -359,6 +359,37 @@ static bool is_on(void *arg)
     return strcmp(disk_state_name(((struct rig *)arg)->disk), "on") == 0;
 }
 
+static bool is_opened(void *arg)
+{
+    return ((struct rig *)arg)->opened > 0;
+}
+
+/* A remove while the start has not come to the files. */
+Test(objects, what_could_not_be_killed_for_want_of_heap_is_not_found_and_is_owed)
+{
+    enum { FILES = 100 };
+    struct rig rig;
+    objects_rig(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    for (int i = 0; i < FILES; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "k%d", i);
+        cr_assert_eq(rig_put(&rig, key, 10), 0);
+    }
+    struct disk_kill kill = {.kind = KILL_PREFIX, .name = span_text("k"), .version = disk_next_version(rig.disk), .keep = true};
+    rig_close(&rig);
+    rig_open_start(&rig);
+    rig_until(&rig, is_opened, &rig);
+    rig_turns(&rig, 1); /* what is owed has been looked at, and will not be soon */
+    int found = rig.found_calls;
+    cr_assert_lt(found, FILES);
+    disk_kill_missed(rig.disk, &kill);
+    cr_assert_eq(rig_figures(&rig).kills_owed, 1);
+    rig_until(&rig, is_on, &rig);
+    cr_assert_eq(rig.found_calls, found);
+    rig_fini(&rig);
+}
+
 static void put_aside(const struct rig *rig, char *folder, char *aside, size_t len)
 {
     snprintf(folder, len, "%s/test/objects", rig->dir);
