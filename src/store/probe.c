@@ -117,11 +117,13 @@ static void judge(struct probing *probing, struct entry *entry, int err)
         object_lost(store, entry);
 }
 
-/* Was it removed here, and could not be unlinked? (P4: gone from this process all the same.) True for others, too, whose hash is like it.
- */
+/* Was it removed here, and could not be unlinked? (P4: gone from this process all the same.) Or did it have its end here, and its file was
+ * not found, which goes by an old name? True for others, too, whose hash is like it. */
 static bool is_undead(const struct store *store, const struct disk_found *found)
 {
-    return store->doubt > 0 && (found->version <= store->many_dead || died_since(store, found->key, found->version - 1));
+    bool died = died_since(store, found->key, found->version - 1);
+    bool ours = found->where.segment == disk_own_objects(store->disk);
+    return (ours && died) || (store->doubt > 0 && (found->version <= store->many_dead || died));
 }
 
 static void adopt(struct probing *probing)

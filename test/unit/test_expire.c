@@ -421,6 +421,27 @@ Test(expire, a_clock_that_is_set_back_by_hours_neither)
     end_of_second_life();
 }
 
+/* Another host may have taken the name away: then ours is not found when it is to be unlinked, and may be looked at by its old name. */
+Test(expire, a_look_at_its_file_does_not_bring_it_back)
+{
+    struct store_config config = bench_config();
+    config.probe = true;
+    bench_begin_on(&config);
+    bench.disk->objects = bench.disk->probes = true;
+    bench.ttl_ms = TTL;
+    put_on_both("a", 1, SMALL);
+    bench.disk->own_objects = bench.disk->open;
+    uint64_t version = stat_of("a").version;
+    fake_wall_ms -= 3600 * 1000;
+    time_passes(TTL);
+    struct get get;
+    cr_assert_eq(get_go(&get, "a"), STORE_PENDING);
+    fake_kill_all(bench.disk);
+    fake_probe_end(bench.disk, 0, version, bench.disk->own_objects);
+    cr_assert(get.ended == 1 && get.outcome == STORE_MISS);
+    bench_end();
+}
+
 Test(expire, a_clock_that_is_set_forward_is_followed)
 {
     begin();
