@@ -54,13 +54,13 @@ ifeq ($(CC_$(VARIANT)),)
 $(error VARIANT is one of release, asan, tsan, fuzz, clang)
 endif
 
-SERVER_LIBS := -luv -luring -lmsgpackc -lxxhash -linih -lpthread -lm
-CLIENT_LIBS := -lmsgpackc -lxxhash -lpthread -lm
+SERVER_LIBS := -luv -luring -lmsgpackc -lxxhash -linih -lcrypto -lpthread -lm
+CLIENT_LIBS := -lmsgpackc -lxxhash -lcrypto -lpthread -lm
 KVCTL_LIBS := $(CLIENT_LIBS) -lcjson -luring
 
 # ---- sources, by folder; main.c is what tests leave out ----
 
-SHARED_SRC := $(sort $(wildcard src/base/*.c src/proto/*.c))
+SHARED_SRC := $(sort $(wildcard src/base/*.c src/proto/*.c src/auth/*.c))
 SERVER_SRC := $(SHARED_SRC) $(sort $(wildcard src/loop/*.c src/tier/*.c src/meta/*.c src/store/*.c src/*.c))
 CLIENT_SRC := $(sort $(wildcard client/*.c))
 KVCTL_SRC := $(sort $(wildcard client/kvctl/*.c))
@@ -173,7 +173,7 @@ $(OUT)/fuzz_%: $(OBJ)/test/fuzz/fuzz_%.o $(OBJ)/tested.a
 
 # ---- what Debian packages it takes ----
 
-PACKAGES := gcc libc6-dev binutils libuv1-dev libmsgpack-dev liburing-dev libxxhash-dev libinih-dev libcjson-dev libcriterion-dev \
+PACKAGES := gcc libc6-dev binutils libuv1-dev libmsgpack-dev liburing-dev libxxhash-dev libinih-dev libcjson-dev libssl-dev libcriterion-dev \
     clang clang-format clang-tidy libclang-rt-14-dev cppcheck pkg-config \
     python3 python3-pytest python3-msgpack python3-xxhash bindfs fuse3 strace procps
 
@@ -296,7 +296,7 @@ sim-asan: ## the simulator with AddressSanitizer and UndefinedBehaviorSanitizer
 build/sim build/sim-asan: $(call objects,$(SIM_SRC))
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ $(SIM_WRAPS:%=-Wl,--wrap=%) -l:libmsgpackc.a -lxxhash -linih -lm
+	$(Q)$(CC) -pie $(LDFLAGS) -o $@ $^ $(SIM_WRAPS:%=-Wl,--wrap=%) -l:libmsgpackc.a -lxxhash -linih -lcrypto -lm
 -include $(patsubst %.o,%.d,$(call objects,$(SIM_SRC)))
 
 # ---- benchmarks: kvd beside a bare pair of sockets and beside others (test/bench) ----

@@ -124,9 +124,9 @@ static int load_config(struct config *config, struct config_command *command, in
     return err ? err : check_reach(config, why, why_len);
 }
 
-static void signalled(void *arg, int signo)
+static void signalled(void *arg, enum loop_signal what)
 {
-    (void)signo;
+    (void)what;
     server_stop(arg);
 }
 

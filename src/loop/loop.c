@@ -195,7 +195,7 @@ void job_start(struct loop *loop, struct job *job, job_fn work, job_fn done)
 static void on_signal(uv_signal_t *handle, int signo)
 {
     struct loop *loop = handle->data;
-    loop->signal_fn(loop->signal_arg, signo);
+    loop->signal_fn(loop->signal_arg, signo == SIGHUP ? SIGNAL_HANG_UP : SIGNAL_END);
 }
 
 static int signal_catch(struct loop *loop, uv_signal_t *handle, int signo)

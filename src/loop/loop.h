@@ -144,9 +144,12 @@ void job_start(struct loop *loop, struct job *job, job_fn work, job_fn done);
 
 /* ---- signals ---- */
 
-/* Call fn(arg, signo) on the loop for every SIGTERM, SIGINT and SIGHUP (a terminal that closes); SIGPIPE is ignored for the process. Once a
- * loop. Returns 0 or libuv's error. */
-typedef void (*loop_signal_fn)(void *arg, int signo);
+enum loop_signal {
+    SIGNAL_END,     /* SIGTERM, SIGINT */
+    SIGNAL_HANG_UP, /* SIGHUP: a terminal that closes, or somebody who wants files read again */
+};
+/* Call fn on the loop for each of them; SIGPIPE is ignored for the process. Once a loop. Returns 0 or libuv's error. */
+typedef void (*loop_signal_fn)(void *arg, enum loop_signal what);
 int loop_catch_signals(struct loop *loop, loop_signal_fn fn, void *arg);
 
 /* ---- what the process is and has ---- */
@@ -182,6 +185,15 @@ int loop_remove_small_file(const char *path, const char *text);
 /* Read the whole file into text[0..len); returns its bytes, -EFBIG when there are more, or -errno. Only regular files (-EINVAL). Blocking;
  * at start and end only. */
 int64_t loop_read_small_file(const char *path, char *text, size_t len);
+
+/* Whose a file is. */
+struct file_rights {
+    uint32_t mode; /* st_mode */
+    uint32_t owner;
+    uint32_t reader; /* the effective user of this process */
+};
+/* The same, for what only some may read: *rights are set as well. For a job, too. */
+int64_t loop_read_secret_file(const char *path, char *text, size_t len, struct file_rights *rights);
 
 /* ---- memory ---- */
 

@@ -204,7 +204,7 @@ static int64_t read_all(int fd, char *text, size_t len)
     return -EFBIG;
 }
 
-int64_t loop_read_small_file(const char *path, char *text, size_t len)
+int64_t loop_read_secret_file(const char *path, char *text, size_t len, struct file_rights *rights)
 {
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -212,7 +212,15 @@ int64_t loop_read_small_file(const char *path, char *text, size_t len)
         return -errno;
     int64_t got = fstat(fd, &info) < 0 ? -errno : S_ISREG(info.st_mode) ? read_all(fd, text, len) : -EINVAL;
     close(fd);
+    if (got >= 0)
+        *rights = (struct file_rights){.mode = info.st_mode, .owner = info.st_uid, .reader = geteuid()};
     return got;
+}
+
+int64_t loop_read_small_file(const char *path, char *text, size_t len)
+{
+    struct file_rights rights;
+    return loop_read_secret_file(path, text, len, &rights);
 }
 
 enum { SMALL_TEXT_BYTES = 64 };

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "auth/mac.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "proto/meta.h"
@@ -25,9 +26,10 @@ static const uint64_t range_sum = 0xe8f4a6a41013b251;
 static const uint8_t nonce[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                                   16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
 
-/* HMAC-SHA256("secret", "kvd-auth-1" and the nonce) */
-static const uint8_t auth_mac[32] = {0x3b, 0xc7, 0x08, 0xfc, 0xf8, 0x47, 0x6d, 0x67, 0x23, 0xaa, 0xe4, 0x32, 0x4d, 0xd1, 0x39, 0x21,
-                                     0x22, 0x4a, 0x92, 0xf9, 0x43, 0xdb, 0x50, 0xb0, 0x25, 0x57, 0x53, 0x25, 0xb0, 0x59, 0x82, 0xae};
+/* What a client with this token answers to that nonce. */
+static const char auth_token[] = "not-a-secret-but-long-enough";
+static const uint8_t auth_mac[32] = {0x67, 0x64, 0x70, 0x1f, 0xab, 0x20, 0x84, 0xfa, 0x26, 0x61, 0x31, 0x91, 0xce, 0xee, 0xf2, 0x49,
+                                     0xb4, 0x7e, 0x86, 0x99, 0x4b, 0xc5, 0xb7, 0xcc, 0x37, 0xf6, 0x0b, 0xd1, 0x4c, 0x68, 0x52, 0xcb};
 
 static struct span block_1[] = {SPAN("block-1")};
 static struct span two_keys[] = {SPAN("block-1"), SPAN("block-2")};
@@ -143,7 +145,8 @@ static const struct example examples[] = {
     {"AUTH request", OP_AUTH, 0, 2,
      &(const struct msg_auth){.has = HAS(F_AUTH_NAME) | HAS(F_AUTH_MAC), .name = SPAN("trainer"), .mac = {auth_mac, sizeof auth_mac}}, NULL,
      ""},
-    {"AUTH reply UNSUPPORTED", OP_AUTH, CODE_UNSUPPORTED, 2, FAILURE("no tokens in this version"), NULL, ""},
+    {"AUTH reply DENIED", OP_AUTH, CODE_DENIED, 2, FAILURE("authentication failed"), NULL, ""},
+    {"AUTH reply UNSUPPORTED", OP_AUTH, CODE_UNSUPPORTED, 2, FAILURE("this server has no tokens"), NULL, ""},
     {"AUTH reply", OP_AUTH, 0, 2, &(const struct msg_auth_reply){.has = HAS(F_AUTHR_RIGHTS), .rights = KEYS(rights)}, NULL, ""},
     {"PING request", OP_PING, 0, 3, NO_FIELDS, NULL, "are you there?"},
     {"PING reply", OP_PING, 0, 3, NO_REPLY_FIELDS, NULL, "are you there?"},
@@ -526,6 +529,16 @@ Test(protocol_page, sums_are_those_of_the_bytes)
 {
     cr_assert_eq(XXH3_64bits(value, sizeof value - 1), value_sum);
     cr_assert_eq(XXH3_64bits(value + 4, 6), range_sum);
+}
+
+Test(protocol_page, the_mac_is_that_of_the_token_and_the_nonce)
+{
+    uint8_t mac[MAC_BYTES];
+    cr_assert_eq(mac_of(mac, span_text(auth_token), MAC_CLIENT, nonce), 0);
+    cr_assert_arr_eq(mac, auth_mac, MAC_BYTES);
+    char *page = page_read();
+    cr_assert_not_null(strstr(page, auth_token), "the page does not say which token");
+    free(page);
 }
 
 static size_t names_on_page(const char *page, const char *(*name_of)(uint8_t), const char *format)
