@@ -193,9 +193,9 @@ static int hello_say(struct kvd *kvd)
         return result;
     if (reply.version != 1)
         return wire_fail(kvd, KVD_ERR_PROTOCOL, "the server speaks another version");
-    if (MSG_HAS(&reply, F_HELLOR_AUTHENTICATED) && !reply.authenticated)
-        return wire_fail(kvd, KVD_ERR_DENIED, "the server wants a token");
-    return server_keep(kvd, &reply);
+    result = server_keep(kvd, &reply);
+    bool asked = MSG_HAS(&reply, F_HELLOR_AUTHENTICATED) && !reply.authenticated;
+    return result == 0 && asked ? auth_show(kvd, reply.nonce) : result;
 }
 
 int call_begin(struct kvd *kvd)

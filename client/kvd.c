@@ -69,6 +69,9 @@ static int options_take(struct kvd *kvd, const struct kvd_options *options)
         return wire_fail(kvd, KVD_ERR_USAGE, "the address must be HOST:PORT");
     if (!text_copy(kvd->client, options->client ? options->client : "libkvd"))
         return wire_fail(kvd, KVD_ERR_USAGE, "the client's name is too long");
+    const char *token_file = options->token_file ? options->token_file : getenv("KVD_TOKEN_FILE");
+    if (token_file && *token_file && !(kvd->token_file = strdup(token_file)))
+        return wire_fail(kvd, KVD_ERR_MEMORY, kvd_strerror(KVD_ERR_MEMORY));
     kvd->timeout_ms = time_or(options->timeout_ms, DEFAULT_TIMEOUT_MS);
     kvd->connect_ms = time_or(options->connect_ms, DEFAULT_CONNECT_MS);
     kvd->inflight_bytes = options->inflight_bytes ? options->inflight_bytes : DEFAULT_INFLIGHT_BYTES;
@@ -109,6 +112,7 @@ void kvd_close(struct kvd *kvd)
     buffer_fini(&kvd->sender.head);
     arena_fini(&kvd->arena);
     free(kvd->reader.meta);
+    free(kvd->token_file);
     free(kvd);
 }
 

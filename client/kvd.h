@@ -4,7 +4,8 @@
  *
  * Results: every call returns KVD_OK (0), a positive outcome (KVD_PRESENT, KVD_MISS), or a negative error of
  * `enum kvd_error`. kvd_message() tells more about the last error of a handle. After KVD_ERR_NETWORK, KVD_ERR_TIMEOUT
- * and KVD_ERR_PROTOCOL the connection is closed: a later call connects again by itself, once, to the same server. (A late reply
+ * and KVD_ERR_PROTOCOL the connection is closed: a later call connects (and authenticates) again by itself, once, to the same server. (A
+ * late reply
  * can therefore never be written into a buffer of yours.)
  *
  * Deadlines are the client's own, in ms, for the whole call. BUSY is retried after the server's `retry_after_ms` within
@@ -40,7 +41,7 @@ enum kvd_error {
     KVD_ERR_BUSY = -6,     /* the server had no room up to the deadline */
     KVD_ERR_TOO_LARGE = -7,
     KVD_ERR_NO_SPACE = -8,
-    KVD_ERR_DENIED = -9,
+    KVD_ERR_DENIED = -9, /* the token, or one at all, is missing, or does not have the right */
     KVD_ERR_UNSUPPORTED = -10,
     KVD_ERR_BAD_REQUEST = -11,
     KVD_ERR_CLOSING = -12,  /* the server is shutting down */
@@ -61,10 +62,14 @@ struct kvd_options {
     uint64_t connect_ms;     /* for connecting; 0: 5,000 */
     uint64_t inflight_bytes; /* bytes of pipelined puts and gets under way at most; 0: 64 MiB */
     const char *client;      /* name told to the server; NULL: "libkvd" */
+    /* Where the token is that a server asks for; NULL: $KVD_TOKEN_FILE, else none. One line, `NAME RIGHTS TOKEN` as in the server's file,
+     * `NAME TOKEN` or `TOKEN`; this user's or root's, and nobody else's to read. It is read at each connection to a server that asks. */
+    const char *token_file;
 };
 
-/* Connect and say HELLO. *out is set on success only; free it with kvd_close(). `message`, if not NULL, gets up to
- * message_len bytes of text on failure. KVD_OK, KVD_ERR_USAGE, _NETWORK, _TIMEOUT, _PROTOCOL, _DENIED, _MEMORY. */
+/* Connect, say HELLO, and show the token where one is asked for. *out is set on success only; free it with kvd_close(). `message`, if not
+ * NULL, gets up to message_len bytes of text on failure. KVD_OK, KVD_ERR_USAGE (also: the token file is not as it should be), _NETWORK,
+ * _TIMEOUT, _PROTOCOL, _DENIED (no token, or not one of the server's), _MEMORY. */
 KVD_API int kvd_connect(struct kvd **out, const struct kvd_options *options, char *message, size_t message_len);
 KVD_API void kvd_close(struct kvd *kvd); /* NULL is allowed */
 

@@ -4,8 +4,8 @@
  * Borrows: values and buffers of the caller, for the time of one call.
  * Thread:  that of the handle.
  *
- * wire.c moves frames and knows no op; call.c is one request and its one reply; batch.c is mput and mget; kvd.c, inspect.c, config.c and
- * admin.c are the calls of kvd.h.
+ * wire.c moves frames and knows no op; call.c is one request and its one reply; auth.c shows the token; batch.c is mput and mget; kvd.c,
+ * inspect.c, config.c and admin.c are the calls of kvd.h.
  */
 #ifndef KVD_CLIENT_KVD_IMPL_H
 #define KVD_CLIENT_KVD_IMPL_H
@@ -54,6 +54,7 @@ struct kvd {
     char host[TEXT_BYTES];
     uint16_t port;
     char client[TEXT_BYTES];
+    char *token_file; /* NULL: none */
     uint64_t timeout_ms;
     uint64_t connect_ms;
     uint64_t inflight_bytes;
@@ -150,6 +151,11 @@ struct call {
 int call_run(struct kvd *kvd, struct call *call);
 
 bool call_key_good(struct kvd_key key);
+
+/* ---- auth.c ---- */
+
+/* Answer the nonce of HELLO with the token of kvd->token_file. Returns 0, or KVD_ERR_USAGE, _DENIED or what a call returns. */
+int auth_show(struct kvd *kvd, struct span nonce);
 
 /* How many of these keys, none longer than KEY_MAX_BYTES, fit in one request to this server; 1 at least, 0 when count is 0. */
 size_t call_keys_fit(const struct kvd *kvd, const struct span *keys, size_t count);

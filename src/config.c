@@ -16,8 +16,10 @@
 
 const struct config_key config_keys[] = {
     {"listen", CONFIG_TEXT, TEXT(listen), "127.0.0.1:7950", ANY, "HOST:PORT to serve on; port 0 takes any free one"},
+    {"token-file", CONFIG_TEXT, TEXT(token_file), "", ANY,
+     "serve only who shows a token of this file (docs/operations.md); SIGHUP has it read again"},
     {"no-auth-anywhere", CONFIG_FLAG, AT(no_auth_anywhere), 0, "no", ANY,
-     "listen beyond loopback though anybody who connects may read and write"},
+     "listen beyond loopback without tokens, though anybody who connects may read and write"},
     {"dir", CONFIG_TEXT, TEXT(dir), NULL, ANY, "directory of the disk tier, on a 3FS mount or any file system"},
     {"cluster", CONFIG_TEXT, TEXT(cluster), "kvd", ANY, "first folder below the directory"},
     {"node", CONFIG_TEXT, TEXT(node), NULL, ANY, "this node's name and folder; by default the host's name"},
@@ -323,6 +325,8 @@ int config_check(const struct config *config, char *why, size_t why_len)
                     text_exact_size(a, sizeof a, config->disk), text_exact_size(b, sizeof b, config->segment_size));
     if (config->read_split % (256 * KIB) != 0)
         return fail(why, why_len, "read-split must be a multiple of 256k");
+    if (config->token_file[0] != '\0' && config->no_auth_anywhere)
+        return fail(why, why_len, "token-file and no-auth-anywhere contradict each other: with tokens kvd listens anywhere as it is");
     return 0;
 }
 

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "session.h"
 
-enum { LEASE_DEFAULT_MS = 10000, LEASE_MOST_MS = 60000, SCAN_MOST = 1000, NONCE_BYTES = 32 };
+enum { LEASE_DEFAULT_MS = 10000, LEASE_MOST_MS = 60000, SCAN_MOST = 1000 };
 
 enum code code_of(int err)
 {
@@ -44,6 +44,19 @@ bool handle_decode(struct session *session, const struct frame *frame, struct sp
                      : err == -ENOMEM        ? CODE_INTERNAL
                                              : CODE_BAD_REQUEST;
     session_fail(session, frame->op, frame->id, code, why);
+    return false;
+}
+
+/* False: answered. */
+static bool has_right(struct session *session, const struct frame *frame, unsigned rights)
+{
+    static const char *const texts[] = {[RIGHT_READ] = "not allowed: this takes the right read",
+                                        [RIGHT_WRITE] = "not allowed: this takes the right write",
+                                        [RIGHT_ADMIN] = "not allowed: this takes the right admin",
+                                        [RIGHT_READ | RIGHT_ADMIN] = "not allowed: this takes the right read or admin"};
+    if (rights == 0 || (session->grant.rights & rights) != 0)
+        return true;
+    session_fail(session, frame->op, frame->id, CODE_DENIED, session->grant.rights == 0 ? "authenticate first" : texts[rights]);
     return false;
 }
 
@@ -85,7 +98,7 @@ static bool key_is_well_formed(struct span key)
     return key.len >= 1 && key.len <= KEY_MAX_BYTES;
 }
 
-/* ---- HELLO, PING ---- */
+/* ---- HELLO, AUTH, PING ---- */
 
 static void pack_limits(const struct server *server, struct buffer *limits)
 {
@@ -133,13 +146,57 @@ static void do_hello(const struct call *call, const void *arg)
         .features = {.at = features, .count = sizeof features / sizeof features[0]},
         .limits = span_of(limits.at, limits.len),
         .nonce = span_of(nonce, sizeof nonce),
-        .authenticated = true,
+        .authenticated = call->session->grant.rights != 0,
     };
+    grant_challenge(&call->session->grant, nonce);
     if (limits.failed)
         fail_memory(call);
     else
         reply(call, &hello);
     buffer_fini(&limits);
+}
+
+static void reply_rights(const struct call *call)
+{
+    struct span rights[RIGHT_COUNT];
+    struct msg_auth_reply auth = {.has = 1u << F_AUTHR_RIGHTS, .rights = {.at = rights}};
+    auth.rights.count = rights_texts(call->session->grant.rights, rights);
+    reply(call, &auth);
+}
+
+/* Nothing tells what was wrong. */
+static void refuse_auth(const struct call *call)
+{
+    static const char message[] = "authentication failed";
+    struct session *session = call->session;
+    figure_add(&session->here->figures.failed_auths, 1);
+    if (session->grant.failures < AUTH_FAILURES_MOST) {
+        fail(call, CODE_DENIED, message);
+        return;
+    }
+    log_warn(call->server->log, "client_cut", "reason=failed_auths");
+    session_break(session, call->frame->op, call->frame->id, CODE_DENIED, message);
+}
+
+static void do_auth(const struct call *call, const void *arg)
+{
+    const struct msg_auth *msg = arg;
+    struct access *access = &call->server->access;
+    char name[TOKEN_NAME_BYTES + 1];
+    if (!access->needs_token) {
+        fail(call, CODE_UNSUPPORTED, "this server has no tokens");
+        return;
+    }
+    int err = grant_authenticate(&call->session->grant, access, MSG_HAS(msg, F_AUTH_NAME) ? &msg->name : NULL, msg->mac, name);
+    if (err == -ENOMEM) {
+        fail_memory(call);
+    } else if (err) {
+        refuse_auth(call);
+    } else {
+        figure_add(&call->session->here->figures.auths, 1);
+        log_debug(call->server->log, "authenticated", "token=%s", name);
+        reply_rights(call);
+    }
 }
 
 void handle_ping(struct session *session, const struct frame *frame, struct span body)
@@ -698,6 +755,8 @@ static void do_config(const struct call *call, const void *arg)
     int err = 0;
     if (MSG_HAS(msg, F_CONFIG_GET) && MSG_HAS(msg, F_CONFIG_SET))
         fail(call, CODE_BAD_REQUEST, "get or set, not both");
+    else if (MSG_HAS(msg, F_CONFIG_SET) && !has_right(call->session, call->frame, RIGHT_ADMIN))
+        return;
     else if (MSG_HAS(msg, F_CONFIG_SET) && (err = server_configure(call->server, msg->set, why, sizeof why)) != 0)
         fail(call, err == KVD_EUNSUPPORTED ? CODE_UNSUPPORTED : CODE_BAD_REQUEST, why);
     else
@@ -713,42 +772,41 @@ static void do_admin(const struct call *call, const void *arg)
 
 typedef void (*op_fn)(const struct call *call, const void *msg);
 
-static op_fn op_of(uint8_t op)
+/* `rights`: any of them will do; 0: nobody is asked for a token. docs/protocol.md has the same table. */
+static const struct op_row {
+    op_fn fn; /* NULL: session.c has it, or nobody */
+    unsigned rights;
+} op_rows[] = {
+    [OP_HELLO] = {do_hello, 0},
+    [OP_AUTH] = {do_auth, 0},
+    [OP_PING] = {NULL, RIGHTS_ALL},
+    [OP_PUT] = {NULL, RIGHT_WRITE},
+    [OP_GET] = {do_get, RIGHT_READ},
+    [OP_MGET] = {do_mget, RIGHT_READ},
+    [OP_EXISTS] = {do_exists, RIGHT_READ},
+    [OP_MATCH] = {do_match, RIGHT_READ},
+    [OP_RELEASE] = {do_release, RIGHT_READ},
+    [OP_REMOVE] = {do_remove, RIGHT_WRITE},
+    [OP_REMOVE_PREFIX] = {do_remove_prefix, RIGHT_WRITE},
+    [OP_REMOVE_ALL] = {do_remove_all, RIGHT_ADMIN},
+    [OP_PIN] = {do_pin, RIGHT_WRITE},
+    [OP_STAT] = {do_stat, RIGHT_READ},
+    [OP_SCAN] = {do_scan, RIGHT_READ},
+    [OP_INFO] = {do_info, RIGHT_READ | RIGHT_ADMIN},
+    [OP_CONFIG] = {do_config, RIGHT_READ | RIGHT_ADMIN}, /* `set` takes admin */
+    [OP_ADMIN] = {do_admin, RIGHT_ADMIN},
+    [OP_WATCH] = {NULL, RIGHT_READ},
+};
+enum { OP_ROWS = sizeof op_rows / sizeof op_rows[0] };
+
+static struct op_row op_row(uint8_t op)
 {
-    switch (op) {
-    case OP_HELLO:
-        return do_hello;
-    case OP_GET:
-        return do_get;
-    case OP_MGET:
-        return do_mget;
-    case OP_EXISTS:
-        return do_exists;
-    case OP_MATCH:
-        return do_match;
-    case OP_RELEASE:
-        return do_release;
-    case OP_REMOVE:
-        return do_remove;
-    case OP_REMOVE_PREFIX:
-        return do_remove_prefix;
-    case OP_REMOVE_ALL:
-        return do_remove_all;
-    case OP_PIN:
-        return do_pin;
-    case OP_STAT:
-        return do_stat;
-    case OP_SCAN:
-        return do_scan;
-    case OP_INFO:
-        return do_info;
-    case OP_CONFIG:
-        return do_config;
-    case OP_ADMIN:
-        return do_admin;
-    default:
-        return NULL;
-    }
+    return op_name(op) && op < OP_ROWS ? op_rows[op] : (struct op_row){NULL, RIGHTS_ALL};
+}
+
+bool handle_allowed(struct session *session, const struct frame *frame)
+{
+    return has_right(session, frame, op_row(frame->op).rights);
 }
 
 void handle_request(struct session *session, const struct frame *frame, struct span meta)
@@ -756,6 +814,7 @@ void handle_request(struct session *session, const struct frame *frame, struct s
     union {
         struct msg_plain plain;
         struct msg_hello hello;
+        struct msg_auth auth;
         struct msg_get get;
         struct msg_mget mget;
         struct msg_look look;
@@ -771,10 +830,10 @@ void handle_request(struct session *session, const struct frame *frame, struct s
     } msg;
     struct call call = {
         .session = session, .server = session->server, .store = session->server->store, .desk = &session->here->desk, .frame = frame};
-    op_fn fn = op_of(frame->op);
+    op_fn fn = op_row(frame->op).fn;
     if (!fn)
         fail(&call, CODE_UNSUPPORTED, "this server does not know the op");
-    else if (session->server->tearing_down && frame->op != OP_HELLO && frame->op != OP_INFO)
+    else if (session->server->tearing_down && frame->op != OP_HELLO && frame->op != OP_AUTH && frame->op != OP_INFO)
         fail(&call, CODE_CLOSING, "this node is being torn down");
     else if (handle_decode(session, frame, meta, &msg))
         fn(&call, &msg);

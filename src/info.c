@@ -63,6 +63,21 @@ static void server_section(struct figures *out, const struct sources *from)
     number(out, "sent_bytes_total", figure(&from->figures.sent_bytes));
 }
 
+/* Names of tokens are nobody's affair here. */
+static void auth_section(struct figures *out, const struct sources *from)
+{
+    struct access *access = &from->here->server->access;
+    text(out, "required", access->needs_token ? "yes" : "no");
+    number(out, "tokens", access_tokens(access));
+    number(out, "successes_total", figure(&from->figures.auths));
+    number(out, "failures_total", figure(&from->figures.failed_auths));
+    number(out, "denied_total", figure(&from->figures.denied));
+    number(out, "cut_strangers_total", figure(&from->figures.cut_strangers));
+    number(out, "cut_token_gone_total", figure(&from->figures.cut_token_gone));
+    number(out, "file_reads_total", figure(&access->reads));
+    number(out, "file_failures_total", figure(&access->failed_reads));
+}
+
 static void objects_section(struct figures *out, const struct sources *from)
 {
     const struct store_info *store = &from->store;
@@ -293,9 +308,9 @@ static const struct {
     const char *name;
     void (*fill)(struct figures *out, const struct sources *from);
 } sections[] = {
-    {"server", server_section}, {"objects", objects_section}, {"memory", memory_section},
-    {"disk", disk_section},     {"dropped", dropped_section}, {"scrub", scrub_section},
-    {"files", files_section},   {"loops", loops_section},     {"ops", ops_section},
+    {"server", server_section}, {"auth", auth_section},       {"objects", objects_section}, {"memory", memory_section},
+    {"disk", disk_section},     {"dropped", dropped_section}, {"scrub", scrub_section},     {"files", files_section},
+    {"loops", loops_section},   {"ops", ops_section},
 };
 enum { SECTION_COUNT = sizeof sections / sizeof sections[0] };
 

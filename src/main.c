@@ -97,16 +97,19 @@ static int read_config_file(struct config *config, const char *path, char *why, 
     return err;
 }
 
-/* P10: who listens beyond loopback has said so. */
+/* P10: beyond loopback only with tokens, or by whoever has said so. */
 static int check_reach(const struct config *config, char *why, size_t why_len)
 {
     char host[CONFIG_TEXT_BYTES];
     uint16_t port;
-    if (config->no_auth_anywhere || !text_split_address(config->listen, host, sizeof host, &port) || address_is_loopback(host))
+    if (config->no_auth_anywhere || config->token_file[0] != '\0' || !text_split_address(config->listen, host, sizeof host, &port) ||
+        address_is_loopback(host))
         return 0;
-    snprintf(why, why_len,
-             "%s is not a loopback address, and whoever connects could read and write: say --no-auth-anywhere if that is meant",
-             config->listen);
+    snprintf(
+        why, why_len,
+        "%s is not a loopback address, and whoever connects could read and write: give it a --token-file, or say --no-auth-anywhere if "
+        "that is meant",
+        config->listen);
     return KVD_EUSAGE;
 }
 
@@ -124,10 +127,23 @@ static int load_config(struct config *config, struct config_command *command, in
     return err ? err : check_reach(config, why, why_len);
 }
 
+/* *out is NULL where none are asked for. */
+static int read_tokens(const struct config *config, struct tokens **out, char *why, size_t why_len)
+{
+    char detail[TOKEN_WHY_BYTES] = "out of memory";
+    *out = NULL;
+    int err = config->token_file[0] != '\0' ? access_read(config->token_file, NULL, out, detail) : 0;
+    if (err)
+        snprintf(why, why_len, "token-file %s: %s", config->token_file, detail);
+    return err;
+}
+
 static void signalled(void *arg, enum loop_signal what)
 {
-    (void)what;
-    server_stop(arg);
+    if (what == SIGNAL_HANG_UP)
+        server_hang_up(arg);
+    else
+        server_stop(arg);
 }
 
 /* The loops of this process. The store lives on the only one, or on one more, which has a lock. */
@@ -154,13 +170,13 @@ static void join_threads(const struct loops *loops)
         loop_join(loops->store);
 }
 
-static int serve(const struct loops *loops, struct log *log, const struct config *config)
+static int serve(const struct loops *loops, struct log *log, const struct config *config, struct tokens *tokens)
 {
     struct server *server = malloc(sizeof *server);
     if (!server)
         return complain("out of memory");
     int status = 1;
-    if (server_open(server, loops->all, loops->count, loops->store, log, config) == 0) {
+    if (server_open(server, loops->all, loops->count, loops->store, log, config, tokens) == 0) {
         int err = loop_catch_signals(loops->all[0], signalled, server);
         if (err == 0)
             err = start_threads(loops);
@@ -206,13 +222,13 @@ static int make_loops(struct loops *loops, const struct config *config, const st
     return err;
 }
 
-static int run(const struct config *config)
+static int run(const struct config *config, struct tokens *tokens)
 {
     struct log log;
     struct loops loops;
     loop_log_to_stderr(&log, config_log_level(config));
     int err = make_loops(&loops, config, &log);
-    int status = err ? complain(error_text(err)) : serve(&loops, &log, config);
+    int status = err ? complain(error_text(err)) : serve(&loops, &log, config, tokens);
     free_loops(&loops);
     return status;
 }
@@ -237,15 +253,17 @@ int main(int argc, char **argv)
     }
 
     struct config *config = malloc(sizeof *config);
+    struct tokens *tokens = NULL;
     int status = 0;
     if (!config)
         return complain("out of memory");
-    if (load_config(config, &command, argc, argv, why, sizeof why) != 0)
+    if (load_config(config, &command, argc, argv, why, sizeof why) != 0 || read_tokens(config, &tokens, why, sizeof why) != 0)
         status = complain(why);
     else if (command.check)
         printf("kvd: the settings are good\n");
     else
-        status = run(config);
+        status = run(config, tokens);
+    tokens_unref(tokens);
     free(config);
     return status;
 }

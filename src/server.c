@@ -60,6 +60,11 @@ static void figures_add(struct server_figures *sum, const struct server_figures 
     figure_add(&sum->cut_slow_senders, figure(&more->cut_slow_senders));
     figure_add(&sum->cut_slow_readers, figure(&more->cut_slow_readers));
     figure_add(&sum->bad_frames, figure(&more->bad_frames));
+    figure_add(&sum->auths, figure(&more->auths));
+    figure_add(&sum->failed_auths, figure(&more->failed_auths));
+    figure_add(&sum->denied, figure(&more->denied));
+    figure_add(&sum->cut_strangers, figure(&more->cut_strangers));
+    figure_add(&sum->cut_token_gone, figure(&more->cut_token_gone));
     figure_add(&sum->received_bytes, figure(&more->received_bytes));
     figure_add(&sum->sent_bytes, figure(&more->sent_bytes));
     for (unsigned op = 0; op < 256; op++)
@@ -295,12 +300,14 @@ static void free_loops(struct server *server)
     mutex_free(server->live_lock);
 }
 
-static void log_start(const struct server *server)
+static void log_start(struct server *server)
 {
     const struct config *config = server->config;
     log_info(server->log, "starting", "version=%s node=%s dir=\"%s\" memory=%llu disk=%llu persist=%s io=%s loops=%u", KVD_VERSION,
              config->node, config->dir, (unsigned long long)config->memory, (unsigned long long)config->disk, config->persist,
              loop_io_kind(server->store_loop), server->loop_count);
+    if (server->access.needs_token)
+        log_info(server->log, "tokens_read", "path=\"%s\" tokens=%u", config->token_file, access_tokens(&server->access));
     uint64_t host_memory = loop_host_memory_bytes();
     if (host_memory > 0 && config->memory > host_memory)
         log_warn(server->log, "more_memory_than_there_is", "memory=%llu host=%llu", (unsigned long long)config->memory,
@@ -314,7 +321,7 @@ static void live_settings(struct server *server)
 }
 
 int server_open(struct server *server, struct loop *const *loops, unsigned loop_count, struct loop *store_loop, struct log *log,
-                const struct config *config)
+                const struct config *config, struct tokens *tokens)
 {
     CHECK(loop_count >= 1 && loop_count <= LOOPS_MOST);
     memset(server, 0, sizeof *server);
@@ -328,9 +335,12 @@ int server_open(struct server *server, struct loop *const *loops, unsigned loop_
     int err = make_loops(server, loops, loop_count);
     if (err)
         goto fail_loops;
-    err = open_listener(server);
+    err = access_init(&server->access, log, config->token_file, tokens, store_loop);
     if (err)
         goto fail_loops;
+    err = open_listener(server);
+    if (err)
+        goto fail_access;
     err = open_store(server);
     if (err)
         goto fail_listener;
@@ -345,6 +355,8 @@ int server_open(struct server *server, struct loop *const *loops, unsigned loop_
 
 fail_listener:
     listener_close(server->listener);
+fail_access:
+    access_fini(&server->access);
 fail_loops:
     free_loops(server);
     return err;
@@ -388,14 +400,22 @@ static void store_closed(void *arg)
         loop_stop(server->store_loop);
 }
 
+static void close_store(struct task *task)
+{
+    struct server *server = CONTAINER_OF(task, struct server, closing);
+    server->stop_asked = true;
+    store_close(server->store, server->tearing_down, store_closed, server);
+}
+
 /* On the first loop: nobody of another one asks for anything any more. */
 static void loop_is_alone(struct task *task)
 {
     struct server *server = CONTAINER_OF(task, struct server_loop, alone)->server;
     if (++server->alone_count < server->loop_count)
         return;
-    server->stop_asked = true;
-    store_close(server->store, server->tearing_down, store_closed, server);
+    task_init(&server->closing, server->loops[0].loop, close_store);
+    if (access_end(&server->access, &server->closing))
+        close_store(&server->closing);
 }
 
 /* A request that outlives its session (a prefix remove on its walk) needs the store. No connection comes after the news of the end: those
@@ -467,6 +487,14 @@ void server_stop(struct server *server)
         tell_loop(&server->loops[i], &server->loops[i].drain, loop_drains);
 }
 
+void server_hang_up(struct server *server)
+{
+    if (server->access.needs_token)
+        access_reload(&server->access);
+    else
+        server_stop(server);
+}
+
 /* Unless a signal came first: a second stop would be one that waits for nothing. */
 static void stop_task(struct task *task)
 {
@@ -486,6 +514,7 @@ void server_tear_down(struct server *server)
 void server_fini(struct server *server)
 {
     store_free(server->store);
+    access_fini(&server->access);
     free_loops(server);
 }
 

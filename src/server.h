@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "access.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "config.h"
@@ -25,12 +26,15 @@ enum {
     META_LIMIT_BYTES = (4 << 20) + (64 << 10),
     BATCH_KEYS = 4096,
     PING_BODY_BYTES = 64 * 1024,
-    SKIP_LIMIT_BYTES = 1 << 30, /* a longer body ends the connection */
-    OUT_LIMIT_BYTES = 64 << 20, /* replies queued on one connection before it is read no further */
-    OUT_LIMIT_SHARE = 2,        /* replies queued on all of them: this part of the pool */
-    PACE_BYTES = 1 << 20,       /* what a peer must send of a frame in frame-timeout, or take of its replies in send-timeout */
-    REQUESTS_PER_CONN = 1024,   /* unanswered requests of one connection before it is read no further */
-    KEYS_PER_CONN = 16384,      /* keys that these remember, likewise */
+    SKIP_LIMIT_BYTES = 1 << 30,      /* a longer body ends the connection */
+    OUT_LIMIT_BYTES = 64 << 20,      /* replies queued on one connection before it is read no further */
+    OUT_LIMIT_SHARE = 2,             /* replies queued on all of them: this part of the pool */
+    PACE_BYTES = 1 << 20,            /* what a peer must send of a frame in frame-timeout, or take of its replies in send-timeout */
+    REQUESTS_PER_CONN = 1024,        /* unanswered requests of one connection before it is read no further */
+    KEYS_PER_CONN = 16384,           /* keys that these remember, likewise */
+    STRANGER_META_BYTES = 16 * 1024, /* of a request of somebody who has shown no token, where one is asked for */
+    STRANGER_OUT_BYTES = 64 * 1024,  /* OUT_LIMIT_BYTES of one of those */
+    AUTH_FAILURES_MOST = 3,          /* of one connection, which the last one ends */
     LOOPS_MOST = 64,
     ROOM_WAIT_MS = 100, /* a put waits so long on its own connection before it is BUSY */
 };
@@ -44,6 +48,8 @@ struct server_figures {
     _Atomic uint64_t requests, refused; /* refused: answered with a code from 16 up */
     _Atomic uint64_t busy;              /* of these: BUSY */
     _Atomic uint64_t cut_slow_senders, cut_slow_readers, bad_frames;
+    _Atomic uint64_t auths, failed_auths, denied; /* denied: answered with DENIED, failed AUTHs too */
+    _Atomic uint64_t cut_strangers, cut_token_gone;
     _Atomic uint64_t received_bytes, sent_bytes; /* as of the last tick, but for the loop that asks */
     _Atomic uint64_t ops[256];
 };
@@ -85,6 +91,7 @@ struct server {
     const struct config *config; /* as it was at the start */
     struct store *store;
     struct loop *store_loop;
+    struct access access; /* any loop's */
     struct server_loop *loops;
     unsigned loop_count;
     uint64_t started_ms;
@@ -105,6 +112,7 @@ struct server {
     struct timer drain_timer;
     bool drain_over;      /* clients have had their time */
     struct task stop;     /* of what is torn down */
+    struct task closing;  /* of the store, at the end */
     unsigned alone_count; /* loops on which all is over */
     bool stop_asked;      /* the store is closing */
     bool hurried;         /* and has had its time */
@@ -114,9 +122,11 @@ struct server {
 /* Bind, then open the store. Serving begins when the disk tier knows what it has, or after --wait-for-index. `loops` take connections, the
  * first one accepts; `store_loop` is the first one itself, or, where there are several, one with a lock. They do not run yet.
  * Returns 0; or a negative error, logged, with nothing left open. A failure of the directory comes later: the loops stop, with
- * server->exit_status set. */
+ * server->exit_status set. `tokens`, if not NULL, is what is to be shown by who wants to be served; a reference is taken. */
 int server_open(struct server *server, struct loop *const *loops, unsigned loop_count, struct loop *store_loop, struct log *log,
-                const struct config *config);
+                const struct config *config, struct tokens *tokens);
+/* SIGHUP: where there are tokens, read their file again; else as server_stop(). */
+void server_hang_up(struct server *server);
 /* SIGTERM: stop listening, finish what is under way, write, seal, and stop the loops. A second call drops what is not written. */
 void server_stop(struct server *server);
 /* Everything is removed, and this is the end: the node's folder goes too. Soon. Any loop, once. */

@@ -76,6 +76,8 @@ static void send_frame(struct session *session, const struct frame *frame, struc
         figure_add(&session->here->figures.refused, 1);
     if (frame->code == CODE_BUSY)
         figure_add(&session->here->figures.busy, 1);
+    if (frame->code == CODE_DENIED)
+        figure_add(&session->here->figures.denied, 1);
     atomic_fetch_add_explicit(&session->server->reply_bytes, reply->bytes, memory_order_relaxed);
     conn_send(session->conn, &reply->send, reply_sent);
 }
@@ -137,7 +139,8 @@ void session_busy(struct session *session, uint8_t op, uint64_t id, uint64_t byt
 
 void session_break(struct session *session, uint8_t op, uint64_t id, enum code code, const char *message)
 {
-    figure_add(&session->here->figures.bad_frames, 1);
+    struct server_figures *figures = &session->here->figures;
+    figure_add(code == CODE_DENIED ? &figures->cut_strangers : &figures->bad_frames, 1);
     session_fail(session, op, id, code, message);
     if (session->closed)
         return;
@@ -235,7 +238,7 @@ bool session_clogged(const struct session *session)
 {
     uint64_t unsent = conn_unsent_bytes(session->conn);
     const struct server *server = session->server;
-    return unsent > OUT_LIMIT_BYTES ||
+    return unsent > (session->grant.rights ? OUT_LIMIT_BYTES : STRANGER_OUT_BYTES) ||
            (unsent > 0 && atomic_load_explicit(&server->reply_bytes, memory_order_relaxed) > server_reply_limit(server));
 }
 
@@ -282,6 +285,13 @@ static void next_frame(struct session *session)
     session->state = SESSION_PREFIX;
 }
 
+static void cut_token_gone(struct session *session)
+{
+    figure_add(&session->here->figures.cut_token_gone, 1);
+    log_warn(session->server->log, "client_cut", "reason=token_gone");
+    session_close(session);
+}
+
 /* Only PUT and PING have a body. Sets the state that the body needs. */
 static void dispatch(struct session *session, struct span meta)
 {
@@ -291,8 +301,12 @@ static void dispatch(struct session *session, struct span meta)
     session->state = SESSION_SKIP;
     figure_add(&here->figures.requests, 1);
     figure_add(&here->figures.ops[frame->op], 1);
-    if (frame->body_len > SKIP_LIMIT_BYTES)
+    if (!grant_stands(&session->grant, &session->server->access))
+        cut_token_gone(session);
+    else if (frame->body_len > SKIP_LIMIT_BYTES)
         session_break(session, frame->op, frame->id, CODE_TOO_LARGE, "the body is longer than can be skipped");
+    else if (!handle_allowed(session, frame))
+        return;
     else if (frame->code != 0)
         session_fail(session, frame->op, frame->id, CODE_BAD_REQUEST, "code is not 0");
     else if (here->state == SERVER_DRAINING)
@@ -347,12 +361,20 @@ static void meta_done(struct session *session, struct span meta)
     turn_check(session);
 }
 
+/* Nobody takes in much for who has not said who he is. */
+static bool stranger_sends_much(const struct session *session)
+{
+    return session->grant.rights == 0 && (session->frame.body_len > 0 || session->frame.meta_len > STRANGER_META_BYTES);
+}
+
 /* The prefix is there. */
 static void prefix_done(struct session *session)
 {
     session->have = 0;
     if (frame_decode(session->prefix, &session->frame) != 0)
         session_break(session, 0, 0, CODE_BAD_REQUEST, "not a frame: the prefix is broken");
+    else if (stranger_sends_much(session))
+        session_break(session, session->frame.op, session->frame.id, CODE_DENIED, "a body, or a long meta, before AUTH");
     else if (session->frame.meta_len > META_LIMIT_BYTES)
         session_break(session, session->frame.op, session->frame.id, CODE_TOO_LARGE, "meta_len is over the limit");
     else
@@ -589,8 +611,10 @@ struct session *session_open(struct server_loop *here, struct conn *conn)
     lease_owner_init(&session->leases);
     store_wait_init(&session->wait);
     task_init(&session->kick, here->loop, kicked);
+    grant_init(&session->grant, &here->server->access);
     session->heard_ms = loop_now_ms(here->loop);
     session->progress_ms = session->heard_ms;
+    session->since_ms = session->heard_ms;
     list_push_back(&here->sessions, &session->link);
     figure_add(&here->figures.connections, 1);
     figure_add(&here->figures.accepted, 1);
@@ -599,6 +623,7 @@ struct session *session_open(struct server_loop *here, struct conn *conn)
 
 void session_begin(struct session *session)
 {
+    session->since_ms = loop_now_ms(session->here->loop);
     conn_start(session->conn, &conn_events, session);
 }
 
@@ -675,6 +700,7 @@ void session_tick(struct session *session, uint64_t now)
         session->owed_bytes = sent + conn_unsent_bytes(session->conn); /* some of it may have been queued in this very turn */
         session->progress_ms = now;
     }
+    bool stranger = session->grant.rights == 0 && session->here->state != SERVER_STARTING;
     bool half_way = session->state != SESSION_PREFIX || session->have > 0;
     bool ours = session->waiting || session->stash || session->state == SESSION_READY || session_clogged(session);
     if (ours || !half_way || conn_received_bytes(session->conn) - session->received_bytes >= PACE_BYTES)
@@ -686,6 +712,12 @@ void session_tick(struct session *session, uint64_t now)
     } else if (now - session->progress_ms >= figure(&server->send_timeout_ms)) {
         figure_add(&figures->cut_slow_readers, 1);
         log_warn(server->log, "client_cut", "reason=send_timeout unsent_bytes=%llu", (unsigned long long)conn_unsent_bytes(session->conn));
+        session_close(session);
+    } else if (!grant_stands(&session->grant, &server->access)) {
+        cut_token_gone(session);
+    } else if (stranger && now - session->since_ms >= figure(&server->frame_timeout_ms)) {
+        figure_add(&figures->cut_strangers, 1);
+        log_warn(server->log, "client_cut", "reason=no_token");
         session_close(session);
     } else if (half_way && now - session->heard_ms >= figure(&server->frame_timeout_ms)) {
         figure_add(&figures->cut_slow_senders, 1);

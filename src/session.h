@@ -57,6 +57,8 @@ struct session {
     struct task kick;
     uint64_t turn_until_us; /* when it must let others have their turn */
     bool tired;             /* that time has come: the rest is for the next turn */
+    struct grant grant;
+    uint64_t since_ms; /* when it began to be read */
     struct lease_owner leases;
     uint64_t heard_ms;       /* the last time that a frame ended, or PACE_BYTES of one had come, or that was not the peer's affair */
     uint64_t received_bytes; /* as of then */
@@ -143,6 +145,8 @@ void handle_ping(struct session *session, const struct frame *frame, struct span
 bool handle_decode(struct session *session, const struct frame *frame, struct span meta, void *msg);
 /* admin.c: ADMIN, whichever action. */
 void handle_admin(struct session *session, const struct frame *frame, const struct msg_admin *msg);
+/* May this connection ask for that op? False: it has been answered, with DENIED. */
+bool handle_allowed(struct session *session, const struct frame *frame);
 /* Status and text for what the store said. */
 enum code code_of(int err);
 

@@ -8,6 +8,7 @@
 
 static const struct option_spec OPTIONS[OPTION_COUNT] = {
     [OPT_SERVER] = {"server", 0, "HOST:PORT", "the server (else $KVD_SERVER, else 127.0.0.1:7950)"},
+    [OPT_TOKEN_FILE] = {"token-file", 0, "FILE", "the token, where the server asks for one (else $KVD_TOKEN_FILE)"},
     [OPT_JSON] = {"json", 0, NULL, "print JSON"},
     [OPT_TIMEOUT] = {"timeout", 0, "DURATION", "for each call to the server (30s)"},
     [OPT_HELP] = {"help", 'h', NULL, "print this and exit"},

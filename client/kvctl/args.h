@@ -13,6 +13,7 @@
 
 enum option_id {
     OPT_SERVER,
+    OPT_TOKEN_FILE,
     OPT_JSON,
     OPT_TIMEOUT,
     OPT_HELP,

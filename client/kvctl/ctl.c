@@ -95,6 +95,7 @@ int ctl_connect_another(const struct ctl *ctl, struct kvd **out)
         .timeout_ms = ctl->timeout_ms,
         .connect_ms = min_u64(ctl->timeout_ms, 5000),
         .client = "kvctl",
+        .token_file = ctl->args->values[OPT_TOKEN_FILE],
     };
     char message[256] = "";
 

@@ -95,5 +95,6 @@ int cmd_bench(struct ctl *ctl);
 int cmd_inspect(struct ctl *ctl);
 int cmd_doctor(struct ctl *ctl);
 int cmd_locate(struct ctl *ctl);
+int cmd_token(struct ctl *ctl);
 
 #endif

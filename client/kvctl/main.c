@@ -13,7 +13,8 @@
 
 enum { DEFAULT_TIMEOUT_MS = 30000, MAX_TIMEOUT_MS = 24 * 3600 * 1000, ANY = 1 << 20 };
 
-#define COMMON_OPTIONS (OPT_BIT(OPT_SERVER) | OPT_BIT(OPT_JSON) | OPT_BIT(OPT_TIMEOUT) | OPT_BIT(OPT_HELP) | OPT_BIT(OPT_VERSION))
+#define COMMON_OPTIONS \
+    (OPT_BIT(OPT_SERVER) | OPT_BIT(OPT_TOKEN_FILE) | OPT_BIT(OPT_JSON) | OPT_BIT(OPT_TIMEOUT) | OPT_BIT(OPT_HELP) | OPT_BIT(OPT_VERSION))
 #define NO_SERVER ((uint64_t)1 << 63) /* the command asks none */
 
 static const struct command COMMANDS[] = {
@@ -95,6 +96,11 @@ static const struct command COMMANDS[] = {
      "Where kvd runs with --segment-size 0, each object is a file named by its key's hash (XXH3-128). No server is asked: the\n"
      "path is printed whether the file is there or not.",
      OPT_BIT(OPT_DIR) | OPT_BIT(OPT_CLUSTER) | NO_SERVER, 1, ANY, cmd_locate},
+    {"token", "NAME RIGHTS", "make a token",
+     "Prints a line for kvd's --token-file, which serves as the client's token file as well: NAME, RIGHTS (read, write, admin, with\n"
+     "commas between) and 32 random bytes in hex. No server is asked. Redirect it with umask 077: a file that others may read is\n"
+     "refused.",
+     NO_SERVER, 2, 2, cmd_token},
 };
 
 _Static_assert(OPTION_COUNT < 63, "an option more than there are bits");
@@ -150,7 +156,8 @@ static int help_command(const struct command *command)
     if (command->details)
         printf("%s\n", command->details);
     putchar('\n');
-    print_options((command->options | COMMON_OPTIONS) & ~(command->options & NO_SERVER ? OPT_BIT(OPT_SERVER) : 0));
+    print_options((command->options | COMMON_OPTIONS) &
+                  ~(command->options & NO_SERVER ? OPT_BIT(OPT_SERVER) | OPT_BIT(OPT_TOKEN_FILE) : 0));
     fputs(NOTES, stdout);
     return output_flush();
 }

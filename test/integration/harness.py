@@ -7,6 +7,7 @@ import collections
 import contextlib
 import ctypes
 import hashlib
+import hmac
 import itertools
 import json
 import os
@@ -215,6 +216,13 @@ class Wire:
 
     def hello(self, **meta):
         return self.ok(HELLO, {"versions": [1], "client": "tests", **meta})
+
+    def mac(self, token, nonce=None):
+        """What a client with that token answers to a nonce; without one, to that of a HELLO."""
+        return hmac.new(token.encode(), b"kvd-auth-1" + (nonce or self.hello()["nonce"]), hashlib.sha256).digest()
+
+    def auth(self, token, nonce=None, **meta):
+        return self.call(AUTH, {"mac": self.mac(token, nonce), **meta})
 
     def put(self, key, value, **meta):
         return self.call(PUT, {"key": key, **meta}, value)
@@ -560,7 +568,8 @@ STRACE_WITHOUT_RING = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "tr
 def kvctl(*args, port=None, stdin=None, timeout_s=120, env=None):
     """Run kvctl; returns the CompletedProcess, with bytes."""
     full = dict(os.environ)
-    full.pop("KVD_SERVER", None)
+    for name in ("KVD_SERVER", "KVD_TOKEN_FILE"):
+        full.pop(name, None)
     full.update(env or {})
     server = ["--server", f"127.0.0.1:{port}"] if port else []
     return subprocess.run([str(BUILD / "kvctl"), *server, *map(str, args)], input=stdin if stdin is not None else b"", capture_output=True,

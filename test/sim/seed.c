@@ -300,7 +300,7 @@ static void life_opens(void *arg)
 {
     struct life *life = arg;
     uint64_t faults = sim->figures.heap;
-    if (server_open(&life->server, life->loops, (unsigned)life->config.loops, life->store_loop, &life->log, &life->config) != 0) {
+    if (server_open(&life->server, life->loops, (unsigned)life->config.loops, life->store_loop, &life->log, &life->config, NULL) != 0) {
         if (faults == sim->figures.heap)
             sim_fail("server_open() failed");
         sim_escape(ESCAPE_EXIT);

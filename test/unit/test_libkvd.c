@@ -8,10 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "auth/mac.h"
 #include "base/bytes.h"
 #include "client/kvd.h"
 #include "proto/meta.h"
@@ -298,7 +300,7 @@ Test(libkvd, connect_fails_clearly)
     struct fake fake;
     FAKE_START(&fake, wants_a_token, speaks_version_2, drain);
     cr_assert_eq(connect_result(fake.address, 1000, message), KVD_ERR_DENIED);
-    cr_assert(strstr(message, "token"), "%s", message);
+    cr_assert(strstr(message, "token file"), "%s", message);
     cr_assert_eq(connect_result(fake.address, 1000, message), KVD_ERR_PROTOCOL);
     cr_assert_eq(connect_result(fake.address, 100, message), KVD_ERR_TIMEOUT);
     char address[32];
@@ -306,6 +308,101 @@ Test(libkvd, connect_fails_clearly)
     fake_stop(&fake);
     cr_assert_eq(connect_result(address, 1000, message), KVD_ERR_NETWORK);
     cr_assert_neq(*message, 0);
+}
+
+/* ---- tokens ---- */
+
+static const uint8_t nonces[2][NONCE_BYTES] = {{1}, {2}};
+
+/* Challenge, and look at what is shown; `token` NULL: whatever it is, it is refused. */
+static void challenge(struct peer *peer, const uint8_t *nonce, const char *token, const char *name)
+{
+    struct msg_hello request;
+    struct msg_hello_reply reply = {.has = 1u << F_HELLOR_VERSION | 1u << F_HELLOR_NONCE | 1u << F_HELLOR_AUTHENTICATED, .version = 1};
+    struct msg_auth auth;
+    uint8_t mac[MAC_BYTES];
+    reply.nonce = span_of(nonce, NONCE_BYTES);
+    if (!take(peer, OP_HELLO, &request))
+        return;
+    answer_ok(peer, &reply);
+    if (!take(peer, OP_AUTH, &auth))
+        return;
+    if (!token) {
+        answer_failure(peer, CODE_DENIED, peer->frame.id, "no", 0);
+        drain(peer);
+        return;
+    }
+    want(peer, mac_of(mac, span_text(token), MAC_CLIENT, nonce) == 0 && span_equal(auth.mac, span_of(mac, MAC_BYTES)), "mac");
+    want(peer, MSG_HAS(&auth, F_AUTH_NAME) == (name != NULL) && span_equal(auth.name, span_text(name ? name : "")), "name");
+    struct span right = span_text("read");
+    answer_ok(peer, &(struct msg_auth_reply){.has = 1u << F_AUTHR_RIGHTS, .rights = {&right, 1}});
+}
+
+static void one_ping(struct peer *peer)
+{
+    struct msg_plain ping;
+    if (take(peer, OP_PING, &ping))
+        answer_ok(peer, &(struct msg_empty){.has = 0});
+}
+
+static void first_token(struct peer *peer)
+{
+    challenge(peer, nonces[0], "the-first-token-there-was", "first");
+    one_ping(peer);
+}
+
+static void second_token(struct peer *peer)
+{
+    challenge(peer, nonces[1], "the-second-token-there-was", NULL);
+    one_ping(peer);
+    drain(peer);
+}
+
+static void refuses_tokens(struct peer *peer)
+{
+    challenge(peer, nonces[0], NULL, NULL);
+}
+
+static void bad_nonce(struct peer *peer)
+{
+    struct msg_hello request;
+    struct msg_hello_reply reply = {.has = 1u << F_HELLOR_VERSION | 1u << F_HELLOR_NONCE | 1u << F_HELLOR_AUTHENTICATED, .version = 1};
+    reply.nonce = span_of(nonces[0], NONCE_BYTES - 1);
+    if (take(peer, OP_HELLO, &request))
+        answer_ok(peer, &reply);
+    drain(peer);
+}
+
+static void write_token(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "we");
+    cr_assert_not_null(file);
+    cr_assert_eq(fputs(text, file) < 0 || fchmod(fileno(file), 0600) != 0 || fclose(file) != 0, false);
+}
+
+Test(libkvd, shows_its_token_on_each_connection_as_the_file_then_is)
+{
+    struct fake fake;
+    char path[] = "/tmp/kvd-token-XXXXXX", message[256] = "";
+    struct kvd *kvd = NULL;
+    close(mkstemp(path));
+    FAKE_START(&fake, first_token, second_token, refuses_tokens, bad_nonce);
+    struct kvd_options options = {.address = fake.address, .timeout_ms = 5000, .token_file = path};
+    write_token(path, "first read,write the-first-token-there-was\n");
+    cr_assert_eq(kvd_connect(&kvd, &options, message, sizeof message), KVD_OK, "%s", message);
+    cr_assert_eq(kvd_ping(kvd), KVD_OK);
+    /* The server hangs up; by the next call the operator has put another token there. */
+    write_token(path, "the-second-token-there-was\n");
+    int result = kvd_ping(kvd);
+    if (result == KVD_ERR_NETWORK) /* the end had not come yet */
+        result = kvd_ping(kvd);
+    cr_assert_eq(result, KVD_OK, "%s", kvd_message(kvd));
+    kvd_close(kvd);
+    cr_assert_eq(kvd_connect(&kvd, &options, message, sizeof message), KVD_ERR_DENIED);
+    cr_assert(strstr(message, "does not take the token"), "%s", message);
+    cr_assert_eq(kvd_connect(&kvd, &options, message, sizeof message), KVD_ERR_PROTOCOL);
+    fake_stop(&fake);
+    unlink(path);
 }
 
 /* ---- put ---- */
