@@ -332,14 +332,37 @@ static bool may_be_undone(const struct call *call, const struct call *value)
     return (faulty && (unknown || plain_put)) || (plain_put && !call->recovered);
 }
 
-/* How many ends of this value before this read, in earlier lives, may have been undone? */
+static bool dropped(const struct history *history, unsigned key, uint64_t from, uint64_t to, unsigned kinds)
+{
+    for (size_t i = 0; i < history->drop_count; i++) {
+        const struct drop *drop = &history->drops[i];
+        if (drop->key == key && drop->stamp > from && drop->stamp < to && (kinds >> drop->kind & 1))
+            return true;
+    }
+    return false;
+}
+
+/* A put that does not replace hides another host's value, which this one did not know of, as long as its own is there (docs/operations.md):
+ * was that given up before this read, or did it end with its life, and was not on disk? */
+static bool hid_for_a_while(const struct judging *judging, const struct call *put, const struct call *value, const struct call *read)
+{
+    bool hides = foreign(judging, value) && put->kind == CALL_PUT && !put->replace && put->state != CALL_VOID;
+    if (!hides || put->ack_disk || put->on_disk_us != 0 || put->end >= read->begin)
+        return false;
+    return put->life < read->life ||
+           dropped(judging->history, judging->key, put->begin, read->end, 1u << DROP_COUNTED | 1u << DROP_EARLY | 1u << DROP_BAD);
+}
+
+/* How many ends of this value before this read may have been undone, in earlier lives or because it is another host's? */
 static size_t epoch_of(const struct judging *judging, size_t value, const struct call *read)
 {
     size_t epoch = 0;
     for (size_t i = 0; i < judging->count; i++) {
         const struct call *call = at(judging, i);
-        epoch += i != value && !foreign(judging, call) && call->life < read->life && call->end > at(judging, value)->begin &&
-                 may_be_undone(call, at(judging, value));
+        if (i == value || foreign(judging, call) || call->end <= at(judging, value)->begin)
+            continue;
+        epoch += (call->life < read->life && may_be_undone(call, at(judging, value))) ||
+                 hid_for_a_while(judging, call, at(judging, value), read);
     }
     return epoch;
 }
@@ -527,16 +550,6 @@ static bool judge_here(struct judging *judging, const struct call *remove)
             return wrong(judging, "a removed value was seen again in the same process", remove, read);
     }
     return true;
-}
-
-static bool dropped(const struct history *history, unsigned key, uint64_t from, uint64_t to, unsigned kinds)
-{
-    for (size_t i = 0; i < history->drop_count; i++) {
-        const struct drop *drop = &history->drops[i];
-        if (drop->key == key && drop->stamp > from && drop->stamp < to && (kinds >> drop->kind & 1))
-            return true;
-    }
-    return false;
 }
 
 /* Could somebody have taken the key away, or put something else there, between the two moments? */
@@ -780,11 +793,13 @@ bool history_judge(const struct history *history, char *why, size_t why_len)
 
 /* ---- the judge judged ---- */
 
+enum { PLAIN = -2 };
+
 struct line {
     uint64_t begin, end; /* end 0: open */
     enum call_kind kind;
     enum call_state state;
-    int value; /* line of the put */
+    int value; /* line of the put; of a put: PLAIN, it does not replace */
     uint32_t life;
     bool ack_disk;
     uint64_t ttl_ms; /* a stamp is a second here */
@@ -811,7 +826,7 @@ static bool judge_lines(const struct line *lines, size_t count)
             .ttl_ms = lines[i].ttl_ms,
             .kind = (uint8_t)lines[i].kind,
             .state = (uint8_t)lines[i].state,
-            .replace = true,
+            .replace = lines[i].value != PLAIN,
             .value = lines[i].kind == CALL_READ ? lines[i].value : NO_VALUE,
             .version = lines[i].kind == CALL_PUT    ? i + 1
                        : lines[i].kind == CALL_SEEN ? (uint64_t)(lines[i].value + 1)
@@ -913,6 +928,25 @@ int history_self_test(void)
          {ON_DISK(1, 2), ELSEWHERE(20, 21, CALL_READ, 0), ELSEWHERE(22, 23, CALL_REMOVE, -1), ELSEWHERE(24, 25, CALL_READ, 0)}},
         {"another's came after ours", true, 4, {PUT(1, 2), READ(3, 4, 0), ELSEWHERE(5, 6, CALL_PUT, 0), READ(7, 8, 2)}},
         {"and ours again", false, 5, {PUT(1, 2), READ(3, 4, 0), ELSEWHERE(5, 6, CALL_PUT, 0), READ(7, 8, 2), READ(9, 10, 0)}},
+        {"another's, over which a put that does not replace was lost with its life",
+         true,
+         4,
+         {PUT(1, 2), ELSEWHERE(3, 4, CALL_READ, 0), ELSEWHERE(5, 6, CALL_PUT, PLAIN), {7, 8, CALL_READ, CALL_DONE, 0, 6, false, 0, 1}}},
+        {"and was not",
+         false,
+         4,
+         {PUT(1, 2), ELSEWHERE(3, 4, CALL_READ, 0), ELSEWHERE(5, 6, CALL_PUT, PLAIN), ELSEWHERE(7, 8, CALL_READ, 0)}},
+        {"and was on disk",
+         false,
+         4,
+         {PUT(1, 2),
+          ELSEWHERE(3, 4, CALL_READ, 0),
+          {5, 6, CALL_PUT, CALL_DONE, PLAIN, 5, true, 0, 1},
+          {7, 8, CALL_READ, CALL_DONE, 0, 6, false, 0, 1}}},
+        {"and one that replaces",
+         false,
+         4,
+         {PUT(1, 2), ELSEWHERE(3, 4, CALL_READ, 0), ELSEWHERE(5, 6, CALL_PUT, -1), {7, 8, CALL_READ, CALL_DONE, 0, 6, false, 0, 1}}},
         {"gone from this process, yet seen", false, 3, {PUT(1, 2), {3, 4, CALL_REMOVE, CALL_HERE, 0, 0, false, 0, 0}, READ(5, 6, 0)}},
     };
     int failed = 0;
