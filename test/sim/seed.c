@@ -444,13 +444,21 @@ static bool trouble(void)
     return sim->fault_count > 0 || sim->host->hang_until_us > 0 || sim->figures.hung > 0;
 }
 
+/* What was wrong with the disk was over before this life began to drain. */
+static bool drained_well(void)
+{
+    const struct life *life = sim->host->life;
+    uint64_t since_us = max_u64(sim->settled_us, sim->host->hung_until_us);
+    return sim->phase != PHASE_WORK && life && life->drains_us > since_us;
+}
+
 static bool life_end(bool *kept_all)
 {
     struct life *life = sim->host->life;
     const struct store_figures figures = life->server.store->figures;
     *kept_all = writes_all(&sim->scenario) && !life->policy_changed && life->faults == sim->fault_count && unwritten(&figures) == 0 &&
                 life->server.exit_status == 0;
-    if (life->server.exit_status != 0 && !trouble()) {
+    if (life->server.exit_status != 0 && (!trouble() || drained_well())) {
         snprintf(sim->why, sizeof sim->why, "the server gave up by itself, and the disk had no fault");
         return false;
     }
@@ -494,8 +502,11 @@ static bool life_watch(struct life *life)
     drops_look();
     if (!adds_up(life))
         return false;
-    if (life->server.state == SERVER_DRAINING)
+    if (life->server.state == SERVER_DRAINING) {
+        if (life->drains_us == 0)
+            life->drains_us = sim->now_us;
         return true;
+    }
     struct disk_figures figures;
     const struct disk *disk = life->server.store->disk;
     disk_get_figures(disk, &figures);
@@ -618,8 +629,8 @@ static bool step(void)
     enum escape escape = sim_step(&idle);
     if (escape == ESCAPE_FAIL)
         return false;
-    if (escape == ESCAPE_EXIT && !trouble()) {
-        snprintf(sim->why, sizeof sim->why, "the drain timeout passed, and the disk had no fault");
+    if (escape == ESCAPE_EXIT && (!trouble() || drained_well())) {
+        snprintf(sim->why, sizeof sim->why, "the drain timeout passed, and the disk had no fault%s", trouble() ? " any more" : "");
         return false;
     }
     bool kept_all;

@@ -136,6 +136,7 @@ struct life {
     bool policy_changed;
     uint64_t faults;              /* disk faults before it */
     uint64_t began_us, opened_us; /* opened: the disk tier; 0: not yet */
+    uint64_t drains_us;           /* since when it drains; 0: it does not */
     uint64_t crash_step;          /* 0: none */
     uint64_t steps;
 };
