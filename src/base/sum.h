@@ -1,6 +1,7 @@
 /* sum.h - the sum of values: XXH3-64 (seed 0), by the widest instructions that this machine has.
  *
- * A plain call of the library uses the narrowest that any such machine has (on x86-64, SSE2: 20 GB/s where AVX-512 does 90).
+ * A plain call of the library uses the narrowest that any such machine has (on x86-64, SSE2: 20 GB/s where AVX-512 does 90); so does a
+ * program that links the library's static archive where that has no others.
  * Thread: any.
  */
 #ifndef KVD_BASE_SUM_H

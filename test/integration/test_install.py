@@ -129,20 +129,32 @@ def test_the_library_shows_its_own_names_alone(root):
     assert "[libkvd.so.1]" in dynamic
 
 
-@pytest.mark.parametrize("linking", ["shared", "static"])
+@pytest.mark.parametrize("linking", ["shared", "static", "static, the libraries too"])
 def test_a_program_of_somebody_elses(root, kvd, folder, linking):
     (folder / "program.c").write_text(PROGRAM)
     env = {**os.environ, "PKG_CONFIG_PATH": str(root / "lib/pkgconfig"), "PKG_CONFIG_SYSROOT_DIR": str(folder / "root")}
-    asked = ["pkg-config", "--cflags", "--libs", *(["--static"] if linking == "static" else []), "kvd"]
+    asked = ["pkg-config", "--cflags", "--libs", *(["--static"] if linking != "shared" else []), "kvd"]
     flags = subprocess.run(asked, env=env, capture_output=True, text=True, check=True).stdout.split()
     # pkg-config leaves out what the compiler looks at anyway, which is not where this is.
     flags = [f"-I{root}/include", f"-L{root}/lib", *flags]
     if linking == "static":
         flags = [str(root / "lib/libkvd.a") if flag == "-lkvd" else flag for flag in flags]
+    elif linking != "shared":
+        flags.append("-static")
     subprocess.run(["gcc", "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", str(folder / "program"), str(folder / "program.c"), *flags], check=True)
     done = subprocess.run([str(folder / "program"), f"127.0.0.1:{kvd.port}"], capture_output=True, text=True, check=False,
                           env={**os.environ, "LD_LIBRARY_PATH": str(root / "lib")})
     assert done.stdout == "0 0 5 value 3\n", done
+    needed = subprocess.run(["readelf", "-d", str(folder / "program")], capture_output=True, text=True, check=True).stdout
+    assert ("libkvd.so.1" in needed, "libxxhash" in needed) == {"shared": (True, False), "static": (False, True)}.get(linking, (False, False))
+
+
+def test_the_widest_instructions_are_used_where_the_shared_library_has_them(root):
+    """They are asked for weakly, so that nothing says that they are missing."""
+    for built in (root / "bin/kvd", root / "bin/kvctl", root / "lib/libkvd.so"):
+        dynamic = subprocess.run(["nm", "--dynamic", "--undefined-only", str(built)], capture_output=True, text=True, check=True).stdout
+        for name in ("XXH3_64bits_dispatch", "XXH3_64bits_update_dispatch"):
+            assert re.search(rf"\b{name}\b", dynamic), (built, name)
 
 
 def test_the_header_is_fit_for_cplusplus(root, folder):
