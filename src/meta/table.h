@@ -5,11 +5,11 @@
  * Not its: I/O, loops, clocks (times come in as ms of a monotonic clock), policy beyond "least recently used first".
  * Thread:  the loop's.
  *
- * Memory, beside the key: some 127 bytes an object where the key's length is up to 2 beyond a multiple of 16 (malloc rounds: up to 142 for
- * others, 132 on average), also while it grows; 24 more for one that can expire. It grows by splitting a few buckets with each addition: no
- * call is ever O(n), but where said so; none moves more than TABLE_MOST_MOVED objects' places, and no object itself ever moves.
+ * Memory, beside the key: at most 128 bytes an object on average over all lengths of keys (malloc rounds, so that one length takes 120 and
+ * another 135), also while it grows; 24 more for one that can expire. It grows by splitting a few buckets with each addition: no call is
+ * ever O(n), but where said so; none moves more than TABLE_MOST_MOVED objects' places, and no object itself ever moves.
  *
- * A bucket is one line of the cache: eight places, each with 16 bits of its object's hash. So what is not there costs one line (some 15 %
+ * A bucket is one line of the cache: eight places, each with 16 bits of its object's hash. So what is not there costs one line (some 20 %
  * of the time a second), what is there costs the lines of its entry's end and its key, too.
  */
 #ifndef KVD_META_TABLE_H
@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "base/bytes.h"
+#include "base/check.h"
 #include "base/list.h"
 #include "meta/expiry.h"
 
@@ -29,7 +30,7 @@ struct table;
 enum {
     KEY_MAX_BYTES = 1024,
     TABLE_SECRET_BYTES = 192,
-    TABLE_BUCKET_MOST = 64, /* objects in one bucket. Five are usual: more than this come by equal hashes alone */
+    TABLE_BUCKET_MOST = 64, /* objects in one bucket. Five or six are usual: more than this come by equal hashes alone */
     TABLE_MOST_MOVED = 2 * TABLE_BUCKET_MOST
 };
 
@@ -81,15 +82,23 @@ struct entry {
     };
     uint32_t put_tick;   /* when it was put (or found at start), in ticks of the loop's clock: table_tick() */
     uint32_t used_tick;  /* last used */
-    uint64_t size;       /* may change only while it has neither replica and that has been settled: the sums count by it */
     struct place *place; /* disk replica, complete; or NULL. Set by table_set_place() */
     struct blob *blob;   /* memory replica, complete; or NULL. Set by the store, then table_settle() */
-    uint16_t hits;       /* saturates */
-    uint16_t key_len : 15;
-    uint16_t mortal : 1; /* a struct expiry lies before it: entry_expiry() */
+    uint64_t size : 36;  /* set by entry_set_size(); may change only while it has neither replica and that has been settled: the sums count
+                            by it */
+    uint64_t hits : 16;  /* saturates */
+    uint64_t key_len : 11;
+    uint64_t mortal : 1; /* a struct expiry lies before it: entry_expiry() */
     uint16_t flags;
     uint8_t key[];
 };
+
+/* Of a size no larger than records have. */
+static inline void entry_set_size(struct entry *entry, uint64_t size)
+{
+    entry->size = size & (((uint64_t)1 << 36) - 1);
+    CHECK(entry->size == size);
+}
 
 /* Ages are kept in 32 bits: 16 ms apart, good for two years. */
 enum { ENTRY_TICK_MS = 16 };

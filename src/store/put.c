@@ -232,7 +232,7 @@ static int publish(struct store_put *put)
         return -ENOMEM;
     }
     entry->version = disk_next_version(store->disk);
-    entry->size = put->size;
+    entry_set_size(entry, put->size);
     entry->checksum = put->checksum;
     entry->blob = put->blob;
     entry->put_tick = table_tick(now_ms(store));

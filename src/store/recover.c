@@ -44,7 +44,7 @@ struct entry *entry_of_found(struct store *store, const struct disk_found *found
     if (!entry)
         return NULL;
     entry->version = found->version;
-    entry->size = found->size;
+    entry_set_size(entry, found->size);
     entry->checksum = found->checksum;
     entry->put_tick = table_tick(now_ms(store));
     entry->used_tick = entry->put_tick;

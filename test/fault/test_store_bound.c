@@ -76,8 +76,8 @@ Test(store_bound, at_it_what_is_in_memory_alone_goes_the_coldest_first)
     }
     cr_assert(pin("n0", true));
     bound_here();
-    put_ok("new", 77, SMALL);
-    cr_assert(where_is("n0") && !where_is("n1") && where_is("n2") && where_is("new"));
+    put_ok("a newer one", 77, SMALL);
+    cr_assert(where_is("n0") && !where_is("n1") && where_is("n2") && where_is("a newer one"));
     cr_assert_eq(info().figures.dropped_index, 1);
     cr_assert_eq(heap(), bench.store->config.index_bytes + 16, "one that is a little larger");
     bound_nowhere();
