@@ -324,8 +324,8 @@ def test_one_that_never_reads_look_ups(kvd):
     try:
         for _ in range(300):
             deaf.send_raw(request)
-    except TimeoutError:
-        pass
+    except (TimeoutError, ConnectionError):
+        pass  # it takes no more; or, where all that has taken longer than send-timeout, has cut it off
     kvd.wire().holds(*STORED[3])
     assert SANITIZED or kvd.rss_bytes() < rss + 64 * MIB
 
