@@ -50,6 +50,8 @@ const struct config_key config_keys[] = {
      "bytes that may wait to be written; at most half of memory counts"},
     {"inflight", CONFIG_SIZE, AT(inflight), 0, "512m", MIB, UINT64_MAX, NULL, false,
      "bytes of bodies and disk reads under way; at most half of memory counts"},
+    {"request-memory", CONFIG_SIZE, AT(request_memory), 0, "256m", 16 * MIB, UINT64_MAX, NULL, false,
+     "bytes that large metas and the keys of unanswered requests may take, of all connections; beyond it such requests are BUSY"},
     {"max-value", CONFIG_SIZE, AT(max_value), 0, "256m", 4 * KIB, GIB, NULL, false, "largest value; at most a quarter of memory counts"},
     {"read-split", CONFIG_SIZE, AT(read_split), 0, "1m", 256 * KIB, 64 * MIB, NULL, false,
      "large disk reads are split into pieces of this size"},

@@ -93,6 +93,13 @@ static struct request *later(const struct call *call, size_t size, uint64_t time
     return request;
 }
 
+/* The server's memory for requests is taken. */
+static void busy_memory(const struct call *call, struct request *request)
+{
+    session_busy(call->session, call->frame->op, call->frame->id, 0);
+    request_free(request);
+}
+
 static bool key_is_well_formed(struct span key)
 {
     return key.len >= 1 && key.len <= KEY_MAX_BYTES;
@@ -307,6 +314,8 @@ struct mget_request {
     uint8_t *key_bytes;
 };
 
+_Static_assert(sizeof(struct mget_item) + sizeof(struct span) <= REMEMBERED_KEY_BYTES, "what a key of an MGET takes is counted");
+
 static struct mget_request *mget_of(struct request *request)
 {
     return CONTAINER_OF(request, struct mget_request, request);
@@ -426,6 +435,10 @@ static void do_mget(const struct call *call, const void *arg)
     task_init(&mget->step, call->session->here->loop, mget_step);
     mget->offset = msg->offset;
     mget->length = MSG_HAS(msg, F_MGET_LENGTH) ? msg->length : UINT64_MAX;
+    if (!request_keys(&mget->request, &msg->keys)) {
+        busy_memory(call, &mget->request);
+        return;
+    }
     if (!copy_keys(mget, &msg->keys)) {
         fail_memory(call);
         mget_abandon(&mget->request);
@@ -434,7 +447,6 @@ static void do_mget(const struct call *call, const void *arg)
     }
     mget->request.abandon = mget_abandon;
     request_resumes(&mget->request, mget_resume);
-    request_keys(&mget->request, mget->count);
     mget_step(&mget->step);
 }
 
@@ -528,7 +540,10 @@ static void do_remove(const struct call *call, const void *arg)
     struct remove_request *mine = (struct remove_request *)later(call, sizeof *mine, msg->timeout_ms, MSG_HAS(msg, F_TIMEOUT));
     if (!mine)
         return;
-    request_keys(&mine->request, msg->keys.count);
+    if (!request_keys(&mine->request, &msg->keys)) {
+        busy_memory(call, &mine->request);
+        return;
+    }
     int outcome = store_remove_start(call->desk, &mine->remove, msg->keys.at, msg->keys.count, removed);
     if (outcome != STORE_PENDING)
         removed(&mine->remove, outcome);

@@ -59,6 +59,8 @@ static void server_section(struct figures *out, const struct sources *from)
     number(out, "cut_slow_senders_total", figure(&from->figures.cut_slow_senders));
     number(out, "reply_bytes", figure(&server->reply_bytes));
     number(out, "reply_limit_bytes", server_reply_limit(server));
+    number(out, "request_bytes", figure(&server->request_bytes));
+    number(out, "request_limit_bytes", server->config->request_memory);
     number(out, "received_bytes_total", figure(&from->figures.received_bytes));
     number(out, "sent_bytes_total", figure(&from->figures.sent_bytes));
 }

@@ -45,6 +45,20 @@ static void accepted(void *arg, struct conn *conn)
     }
 }
 
+bool server_take_request_bytes(struct server *server, uint64_t bytes)
+{
+    uint64_t before = atomic_fetch_add_explicit(&server->request_bytes, bytes, memory_order_relaxed);
+    if (before + bytes <= server->config->request_memory)
+        return true;
+    server_give_request_bytes(server, bytes);
+    return false;
+}
+
+void server_give_request_bytes(struct server *server, uint64_t bytes)
+{
+    atomic_fetch_sub_explicit(&server->request_bytes, bytes, memory_order_relaxed);
+}
+
 uint64_t server_reply_limit(const struct server *server)
 {
     return server->config->memory / OUT_LIMIT_SHARE;

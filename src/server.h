@@ -36,7 +36,8 @@ enum {
     STRANGER_OUT_BYTES = 64 * 1024,  /* OUT_LIMIT_BYTES of one of those */
     AUTH_FAILURES_MOST = 3,          /* of one connection, which the last one ends */
     LOOPS_MOST = 64,
-    ROOM_WAIT_MS = 100, /* a put waits so long on its own connection before it is BUSY */
+    REMEMBERED_KEY_BYTES = 384, /* what one takes beside its own bytes, until its request is answered */
+    ROOM_WAIT_MS = 100,         /* a put waits so long on its own connection before it is BUSY */
 };
 
 enum server_state { SERVER_STARTING, SERVER_SERVING, SERVER_DRAINING };
@@ -100,9 +101,10 @@ struct server {
     struct mutex *live_lock;
     struct config live; /* under live_lock: with what CONFIG has set */
     _Atomic uint64_t send_timeout_ms, frame_timeout_ms;
-    _Atomic uint64_t reply_bytes; /* of all sessions, queued and not taken by the kernel */
-    atomic_bool no_puts;          /* ADMIN drain: puts are refused, the rest goes on */
-    atomic_bool tearing_down;     /* ADMIN teardown: so is all else, and at the end the folder goes */
+    _Atomic uint64_t reply_bytes;   /* of all sessions, queued and not taken by the kernel */
+    _Atomic uint64_t request_bytes; /* of all sessions: of metas that are being gathered or wait, and of keys that requests remember */
+    atomic_bool no_puts;            /* ADMIN drain: puts are refused, the rest goes on */
+    atomic_bool tearing_down;       /* ADMIN teardown: so is all else, and at the end the folder goes */
     /* the first loop's */
     struct listener *listener;
     struct listener_place *places;
@@ -137,6 +139,10 @@ void server_fini(struct server *server);
 /* CONFIG set: `set` is a msgpack map {str: str, bool or unsigned}. All of it or nothing is applied. Returns 0; KVD_EUNSUPPORTED for a key
  * that is not live; KVD_EUSAGE, KVD_EPROTO; all with a line in `why`. Any loop. */
 int server_configure(struct server *server, struct span set, char *why, size_t why_len);
+
+/* Take memory for requests, within --request-memory. False: there is none left; nothing is taken. Any loop. */
+bool server_take_request_bytes(struct server *server, uint64_t bytes);
+void server_give_request_bytes(struct server *server, uint64_t bytes);
 
 /* Bytes of replies that may be queued on all connections together. */
 uint64_t server_reply_limit(const struct server *server);

@@ -194,10 +194,17 @@ void request_barrier(struct request *request, enum barrier barrier)
     session_kick(session);
 }
 
-void request_keys(struct request *request, uint32_t keys)
+bool request_keys(struct request *request, const struct spans *keys)
 {
-    request->keys = keys;
-    request->session->request_keys += keys;
+    uint64_t bytes = (uint64_t)keys->count * REMEMBERED_KEY_BYTES;
+    for (uint32_t i = 0; i < keys->count; i++)
+        bytes += keys->at[i].len;
+    if (!server_take_request_bytes(request->server, bytes))
+        return false;
+    request->taken = bytes;
+    request->keys = keys->count;
+    request->session->request_keys += keys->count;
+    return true;
 }
 
 void request_resumes(struct request *request, void (*resume)(struct request *request))
@@ -219,6 +226,7 @@ void request_free(struct request *request)
         session->request_keys -= request->keys;
         session_kick(session);
     }
+    server_give_request_bytes(here->server, request->taken);
     free(request);
     here->request_count--;
     server_check_end(here);
@@ -275,12 +283,35 @@ static void heard(struct session *session, uint64_t now)
     session->received_bytes = conn_received_bytes(session->conn);
 }
 
+/* False: the heap is out. Where it is the server's memory for requests, the meta is refused. Small ones, of which each connection has one
+ * at most, as it has a stash, are not counted. */
+static bool meta_begin(struct session *session)
+{
+    uint32_t bytes = session->frame.meta_len;
+    uint32_t counted = bytes > SCRATCH_BYTES ? bytes : 0;
+    if (counted > 0 && !server_take_request_bytes(session->server, counted)) {
+        session->meta_refused = true;
+        return true;
+    }
+    session->meta_taken = counted;
+    session->meta = malloc(bytes + 1);
+    return session->meta != NULL;
+}
+
+static void meta_end(struct session *session)
+{
+    server_give_request_bytes(session->server, session->meta_taken);
+    session->meta_taken = 0;
+    session->meta_refused = false;
+    free(session->meta);
+    session->meta = NULL;
+}
+
 /* The frame is through. */
 static void next_frame(struct session *session)
 {
     heard(session, loop_now_ms(session->here->loop));
-    free(session->meta);
-    session->meta = NULL;
+    meta_end(session);
     session->have = 0;
     session->state = SESSION_PREFIX;
 }
@@ -311,6 +342,8 @@ static void dispatch(struct session *session, struct span meta)
         session_fail(session, frame->op, frame->id, CODE_BAD_REQUEST, "code is not 0");
     else if (here->state == SERVER_DRAINING)
         session_fail(session, frame->op, frame->id, CODE_CLOSING, "kvd is closing");
+    else if (session->meta_refused)
+        session_busy(session, frame->op, frame->id, 0);
     else if (frame->op == OP_PUT)
         put_open(session, frame, meta);
     else if (frame->body_len > 0 && frame->op != OP_PING && op_name(frame->op))
@@ -355,8 +388,7 @@ static void meta_done(struct session *session, struct span meta)
     dispatch(session, meta);
     if (session->closed || session->state == SESSION_DISCARD)
         return;
-    free(session->meta);
-    session->meta = NULL;
+    meta_end(session);
     body_check(session);
     turn_check(session);
 }
@@ -400,14 +432,13 @@ static size_t feed_meta(struct session *session, const uint8_t *at, size_t len)
         meta_done(session, span_of(at, meta_len));
         return meta_len;
     }
-    if (!session->meta)
-        session->meta = malloc(meta_len + 1);
-    if (!session->meta) {
+    if (!session->meta && !session->meta_refused && !meta_begin(session)) {
         session_close(session);
         return len;
     }
     size_t part = min_u64(len, meta_len - session->have);
-    bytes_copy(session->meta + session->have, at, part);
+    if (session->meta)
+        bytes_copy(session->meta + session->have, at, part);
     session->have += (uint32_t)part;
     if (session->have == meta_len)
         session->state = SESSION_READY;
@@ -441,7 +472,7 @@ static size_t feed(struct session *session, const uint8_t *at, size_t len)
     size_t used = 0;
     while (!session->closed && !session->broken && !session->waiting) {
         if (session->state == SESSION_READY) {
-            struct span meta = span_of(session->meta, session->frame.meta_len);
+            struct span meta = span_of(session->meta, session->meta ? session->frame.meta_len : 0);
             if (must_wait(session) || put_must_wait(session, meta))
                 break;
             meta_done(session, meta);
@@ -634,7 +665,7 @@ static void conn_closed(void *owner)
     CHECK(list_empty(&session->requests));
     list_remove(&session->link);
     figure_add(&here->figures.connections, UINT64_MAX); /* one less */
-    free(session->meta);
+    meta_end(session);
     free(session->ping);
     free(session->stash);
     free(session);

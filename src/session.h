@@ -39,8 +39,10 @@ struct session {
     uint8_t prefix[FRAME_PREFIX_BYTES];
     uint32_t have; /* bytes of the prefix, or of the meta */
     struct frame frame;
-    uint8_t *meta; /* malloc'd while a meta arrives in pieces or waits; NULL otherwise */
-    uint8_t *ping; /* likewise a ping's body */
+    uint8_t *meta;       /* malloc'd while a meta arrives in pieces or waits; NULL otherwise */
+    uint32_t meta_taken; /* of the server's memory for requests */
+    bool meta_refused;   /* there was none: it is skipped, and the request is BUSY */
+    uint8_t *ping;       /* likewise a ping's body */
     uint64_t body_left;
     uint8_t *stash; /* bytes that came with a frame that has to wait */
     uint32_t stash_at, stash_len;
@@ -103,7 +105,8 @@ struct request {
     struct timer timer;
     bool answered;
     enum barrier barrier;
-    uint32_t keys; /* that it remembers */
+    uint32_t keys;  /* that it remembers */
+    uint64_t taken; /* for them, of the server's memory for requests */
     /* Give up what can be given up; true: it is over and may be freed now. NULL: nothing can. */
     bool (*abandon)(struct request *request);
     /* The connection takes bytes again. Must not free the request. Set by request_resumes(). */
@@ -116,8 +119,9 @@ struct request *request_new(struct session *session, size_t size, const struct f
 void request_free(struct request *request);
 /* Set or lift it; harmless when the client is gone. */
 void request_barrier(struct request *request, enum barrier barrier);
-/* It remembers so many keys until it ends: the connection has a bound of these. Once. */
-void request_keys(struct request *request, uint32_t keys);
+/* It remembers these keys until it ends: the connection has a bound of their number, the server of what they take. Once. False: the
+ * server's is reached. */
+bool request_keys(struct request *request, const struct spans *keys);
 void request_resumes(struct request *request, void (*resume)(struct request *request));
 /* True: the client still waits for the answer; it is answered from now on. */
 bool request_answer(struct request *request);

@@ -3,9 +3,14 @@ import select
 import socket
 import threading
 
-from harness import BUSY, GET, KIB, MIB, OK, PUT, checksum, prefix, value_of, wait_until
 import msgpack
+import pytest
 
+import faultfs
+from faultfs import FaultFs
+from harness import ADMIN, BUSY, EXISTS, GET, KIB, MGET, MIB, OK, PUT, checksum, prefix, value_of, wait_until
+
+needs_fuse = pytest.mark.skipif(faultfs.why_not() is not None, reason=str(faultfs.why_not()))
 SIZE = 4 * MIB
 
 
@@ -21,6 +26,14 @@ def memory(wire):
 
 def server(wire):
     return wire.info("server")["server"]
+
+
+def last_frame(wire, ident):
+    """Of an MGET."""
+    while True:
+        got = wire.reply(ident)
+        if "index" not in got.meta:
+            return got
 
 
 def closed(sock, pace_s):
@@ -155,3 +168,58 @@ def test_replies_are_bounded_over_all_connections(start):
         for ident in reader.idents:
             assert checksum(reader.reply(ident).body) == right
     wait_until(lambda: server(wire)["reply_bytes"] < MIB, "all to be taken")
+
+
+def test_metas_that_arrive_slowly_are_bounded_over_all_connections(start):
+    """Each is whole but for a byte. Beyond the bound a request is BUSY, its connection lives, and small ones are served all along."""
+    kvd = start(args=["--request-memory", "16m"])
+    wire = kvd.wire()
+    wire.store(b"k", 1000)
+    meta = msgpack.packb({"keys": [b"k"] + [b"%01000d" % number for number in range(4000)]}, use_bin_type=True)
+    count = 16 * MIB // len(meta)
+    assert 3 <= count <= 4
+    slow = [kvd.wire() for _ in range(count)]
+    for one in slow:
+        one.send_raw(prefix(EXISTS, 5, len(meta), 0) + meta[:-1])
+    wait_until(lambda: server(wire)["request_bytes"] == count * len(meta), "their metas")
+    refused = kvd.wire()
+    refused.send_raw(prefix(EXISTS, 6, len(meta), 0) + meta)
+    got = refused.recv()
+    assert (got.id, got.code) == (6, BUSY) and got.meta["retry_after_ms"] > 0, got
+    begin_put(refused, b"p", SIZE, 7)
+    refused.send_raw(value_of(b"p", SIZE))
+    assert refused.recv().code == OK
+    wire.holds(b"k", 1000)
+    figures = server(wire)
+    assert figures["request_bytes"] <= figures["request_limit_bytes"] == 16 * MIB and figures["busy_total"] == 1
+    slow.pop().close()
+    wait_until(lambda: server(wire)["request_bytes"] == (count - 1) * len(meta), "room for another")
+    refused.send_raw(prefix(EXISTS, 8, len(meta), 0) + meta)
+    assert refused.recv().meta["count"] == 1
+    for one in slow:
+        one.send_raw(meta[-1:])
+        assert one.recv().meta["count"] == 1
+    assert server(wire)["request_bytes"] == 0
+
+
+@needs_fuse
+def test_keys_that_requests_remember_are_bounded_over_all_connections(start, stack, folder):
+    """While the disk hangs: of many keys, one of which is on disk alone."""
+    fs = stack.enter_context(FaultFs(folder))
+    kvd = start(data=fs.point / "d", args=["--request-memory", "16m", "--disk-timeout", "60s"])
+    stack.callback(fs.let_go)
+    wire = kvd.wire()
+    wire.store(b"k", 1000, ack="disk")
+    wire.call(ADMIN, {"action": "evict"})
+    fs.add("op=read hang name=*.seg")
+    keys = [b"k"] + [b"%01000d" % number for number in range(4000)]
+    wires = [kvd.wire() for _ in range(4)]
+    for one in wires:
+        one.ident = one.send(MGET, {"keys": keys})
+    wait_until(lambda: server(wire)["busy_total"] == 2, "two of them to be refused")
+    assert 8 * MIB < server(wire)["request_bytes"] <= 16 * MIB
+    wire.misses(b"another")
+    fs.release()
+    fs.clear()
+    assert sorted(last_frame(one, one.ident).code for one in wires) == [OK, OK, BUSY, BUSY]
+    wait_until(lambda: server(wire)["request_bytes"] == 0, "the keys to be forgotten")

@@ -91,7 +91,7 @@ Test(config, a_key_fills_its_own_place_and_no_other)
     for (size_t i = 0; i < config_key_count; i++) {
         const struct config_key *key = &config_keys[i];
         static const char *const values[] = {
-            [CONFIG_TEXT] = "x", [CONFIG_SIZE] = "5m", [CONFIG_DURATION] = "777ms", [CONFIG_NUMBER] = "37", [CONFIG_FLAG] = "yes"};
+            [CONFIG_TEXT] = "x", [CONFIG_SIZE] = "17m", [CONFIG_DURATION] = "777ms", [CONFIG_NUMBER] = "37", [CONFIG_FLAG] = "yes"};
         const char *value = key->values ? strrchr(key->values, '|') + 1 : values[key->type];
         begin();
         struct config before = config;
