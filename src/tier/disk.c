@@ -126,8 +126,9 @@ static void lists_init(struct disk *disk)
     list_init(&disk->segments);
     list_init(&disk->dead);
     list_init(&disk->stuck);
-    list_init(&disk->queue);
     list_init(&disk->free_slots);
+    list_init(&disk->free_runs);
+    disk_writes_init(disk);
     list_init(&disk->ripe);
     list_init(&disk->late_syncs);
     list_init(&disk->kills);
@@ -143,7 +144,7 @@ static int disk_begin(struct disk *disk)
     if (!err)
         err = log_frame_init(&disk->frame);
     if (!err)
-        err = disk->keeps_objects ? objects_new(&disk->objects, disk) : disk_slots_init(disk);
+        err = disk->keeps_objects ? objects_new(&disk->objects, disk) : disk_runs_init(disk);
     return err ? err : disk_open_start(disk);
 }
 
@@ -193,7 +194,7 @@ void disk_free(struct disk *disk)
     segments_free(&disk->segments);
     segments_free(&disk->stuck);
     objects_free(disk->objects);
-    disk_slots_fini(disk);
+    disk_runs_fini(disk);
     log_frame_fini(&disk->frame);
     disk_health_fini(disk);
     kill_map_free(disk->dead_log);
@@ -595,6 +596,7 @@ static void close_end(struct disk *disk)
     disk->closed = true;
     task_cancel(&disk->pump);
     task_cancel(&disk->announce);
+    disk_writes_stop(disk);
     disk_health_stop(disk);
     disk_space_stop(disk);
     disk->closed_fn(disk->closed_arg);
@@ -616,7 +618,7 @@ static bool requests_ended(struct disk *disk)
         objects_give_up(disk->objects, KVD_EOFF);
     if (disk->objects && !objects_idle(disk->objects))
         return false;
-    if (!list_empty(&disk->queue) || disk->slots_used > 0 || !list_empty(&disk->kills) || !list_empty(&disk->kills_running) ||
+    if (!list_empty(&disk->queue) || disk->runs_used > 0 || !list_empty(&disk->kills) || !list_empty(&disk->kills_running) ||
         disk->frame_running) /* a late one, perhaps, for which nobody waits any more */
         return false;
     disk_recovery_stop(disk);

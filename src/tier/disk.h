@@ -138,7 +138,6 @@ struct disk_write {
     struct segment *segment;
     uint64_t bytes;
     uint64_t since_ms; /* since when its operation has been under way; 0: queued */
-    void *slot;
 };
 /* Queue. Returns 0; KVD_EOFF or KVD_ECLOSING: then fn will not run. While the tier is opening, writes wait. */
 int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn fn);

@@ -472,7 +472,7 @@ static void probe_done(struct job *job)
 
 static bool is_quiet(const struct disk *disk)
 {
-    return !disk_recovery_busy(disk) && disk->reads == 0 && disk->slots_used == 0 && !disk->frame_running && disk->sealing == 0 &&
+    return !disk_recovery_busy(disk) && disk->reads == 0 && disk->runs_used == 0 && !disk->frame_running && disk->sealing == 0 &&
            disk->jobs == 0 && !disk->open;
 }
 
@@ -522,9 +522,9 @@ static bool is_late(const struct disk *disk, uint64_t since_ms)
     return loop_now_ms(disk->loop) - since_ms >= disk->health.timeout_ms;
 }
 
-static bool slot_is_late(const struct disk *disk, const struct write_slot *slot)
+static bool run_is_late(const struct disk *disk, const struct write_run *run)
 {
-    return slot->write && is_late(disk, slot->write->since_ms);
+    return run->segment && is_late(disk, run->since_ms);
 }
 
 static bool sync_is_late(const struct disk *disk, const struct segment *segment)
@@ -542,8 +542,8 @@ static uint32_t overdue_count(const struct disk *disk)
 {
     uint32_t count = disk->jobs > 0 && is_late(disk, disk->health.jobs_moved_ms);
     count += disk->frame_running && is_late(disk, disk->frame_since_ms);
-    for (size_t i = 0; disk->slots && i < WRITE_SLOTS; i++)
-        count += slot_is_late(disk, &disk->slots[i]);
+    for (size_t i = 0; disk->write_runs && i < WRITE_RUNS; i++)
+        count += run_is_late(disk, &disk->write_runs[i]);
     uint32_t live = live_segments(disk);
     for (struct list *at = disk->segments.prev; at != &disk->segments && live > 0; at = at->prev) {
         const struct segment *segment = CONTAINER_OF(at, struct segment, link);
@@ -556,9 +556,9 @@ static uint32_t overdue_count(const struct disk *disk)
 /* Whoever waits for a sync is told when it hangs, or a write before it in its segment does. */
 static void syncs_expire(struct disk *disk)
 {
-    for (size_t i = 0; disk->slots && i < WRITE_SLOTS; i++)
-        if (slot_is_late(disk, &disk->slots[i]))
-            segment_waiters_fail(disk->slots[i].write->segment, KVD_ETIMEOUT);
+    for (size_t i = 0; disk->write_runs && i < WRITE_RUNS; i++)
+        if (run_is_late(disk, &disk->write_runs[i]))
+            segment_waiters_fail(disk->write_runs[i].segment, KVD_ETIMEOUT);
     uint32_t live = live_segments(disk);
     for (struct list *at = disk->segments.prev; at != &disk->segments && live > 0; at = at->prev) {
         struct segment *segment = CONTAINER_OF(at, struct segment, link);

@@ -16,9 +16,11 @@
 #include "tier/segment.h"
 
 enum {
-    WRITE_SLOTS = 32,
-    WRITE_SLOT_HEADER_BYTES = 16 * 1024,
-    WRITE_SLOT_IOVS = 256,
+    WRITE_SLOTS = 256,
+    WRITE_RUNS = 32,
+    WRITE_RUN_IOVS = 256,
+    WRITE_RUN_BYTES = 1 << 20, /* of small records that go by one operation; a larger one goes alone */
+    WRITE_RUN_WAIT_MS = 10,    /* no record waits longer for others to go with */
     WRITE_PIECE_BYTES = 8 << 20,
     WRITE_IN_FLIGHT_BYTES = 8 << 20, /* then further records wait: as with reads (loop/file.h), what is queued together ends together */
     FUSE_WRITE_IN_FLIGHT_BYTES = 32 << 20,
@@ -51,16 +53,25 @@ enum {
 
 /* A record on its way to the disk. */
 struct write_slot {
-    struct list link; /* disk->free_slots */
-    struct disk *disk;
+    struct list link; /* disk->free_slots, or its run's */
     struct disk_write *write;
     struct append append;
-    struct file_op op;
-    struct iovec iov[WRITE_SLOT_IOVS];
-    uint8_t *header;     /* aligned; the slot's own, or `own_header` */
+    uint8_t *header;     /* aligned; the slot's own block, or `own_header` */
     uint8_t *own_header; /* for a header that is longer; or NULL */
     uint64_t header_bytes;
-    uint64_t done_bytes;
+};
+
+/* Records that lie one behind the other in a segment: one operation at a time moves them. Each is written, or void, by itself: what an
+ * operation has moved counts as far as it got, and when one fails, all that was not moved yet is void. */
+struct write_run {
+    struct list link; /* disk->free_runs */
+    struct disk *disk;
+    struct segment *segment; /* NULL: free */
+    struct list slots;       /* whose records are not written yet, by their offsets */
+    uint64_t at, end;        /* in the file: what is not moved yet */
+    uint64_t since_ms;       /* its operation has been under way */
+    struct file_op op;
+    struct iovec iov[WRITE_RUN_IOVS];
 };
 
 /* A closed log. */
@@ -187,11 +198,14 @@ struct disk {
 
     /* writes */
     struct list queue;
-    struct list free_slots;
+    struct list free_slots, free_runs;
     struct write_slot *slots;
-    uint8_t *slot_headers;
-    uint32_t slots_used;
+    struct write_run *write_runs;
+    uint8_t *slot_headers; /* a block each */
+    uint32_t runs_used;
     uint64_t in_flight_bytes;
+    struct timer run_timer;  /* active while small records wait for others to go with */
+    bool run_overdue;        /* they have waited long enough */
     uint64_t queue_moved_ms; /* when a write was taken from the queue last */
     bool waiting_for_room;
     int create_err;            /* of the last try to make a segment; 0: it worked */
@@ -293,10 +307,27 @@ void disk_space_note(struct disk *disk, const struct fs_dir_info *info);
 /* Bytes of the file system that are to be left free, by percent (0: by its type). Any thread. */
 uint64_t disk_space_least(uint64_t percent, const struct fs_dir_info *info);
 
+/* ---- disk_run.c ---- */
+/* 0 or -ENOMEM. */
+int disk_runs_init(struct disk *disk);
+void disk_runs_fini(struct disk *disk);
+/* Is there a place for one more record on its way? */
+bool disk_run_has_slot(const struct disk *disk);
+/* An empty one, for records of this segment; NULL when all are under way. disk_run_go() must follow in the same turn. */
+struct write_run *disk_run_begin(struct disk *disk, struct segment *segment);
+/* Would the next record of `segment` lie right behind the others, and go well with them? */
+bool disk_run_takes(const struct write_run *run, const struct segment *segment, const struct disk_write *write);
+/* Give the record its place in the segment, which has room for it. 0 or -ENOMEM. */
+int disk_run_add(struct write_run *run, struct disk_write *write);
+/* Off with it. disk_write_done() follows for each record, from the loop. Harmless for an empty one. */
+void disk_run_go(struct write_run *run);
+
 /* ---- disk_write.c ---- */
-int disk_slots_init(struct disk *disk);
-void disk_slots_fini(struct disk *disk);
+void disk_writes_init(struct disk *disk);
+void disk_writes_stop(struct disk *disk);
 void disk_writes_pump(struct disk *disk);
+/* From its run: the record is in its place, or (err) is not. */
+void disk_write_done(struct disk *disk, struct disk_write *write, int err);
 void disk_writes_fail(struct disk *disk, int err);
 /* Not too many bytes of records are under way. */
 bool disk_write_may_begin(const struct disk *disk);

@@ -1,4 +1,4 @@
-/* disk_write.c - the write queue: records to slots to the open segment; new segments; what to do when there is no room. */
+/* disk_write.c - the write queue: records to runs to the open segment; new segments; what to do when there is no room. */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -9,51 +9,6 @@
 #include "tier/disk_inner.h"
 
 enum write_state { WRITE_QUEUED = 1, WRITE_RUNNING };
-
-/* ---- slots ---- */
-
-int disk_slots_init(struct disk *disk)
-{
-    disk->slots = calloc(WRITE_SLOTS, sizeof *disk->slots);
-    disk->slot_headers = aligned_alloc(BLOCK_BYTES, (size_t)WRITE_SLOTS * WRITE_SLOT_HEADER_BYTES);
-    if (!disk->slots || !disk->slot_headers) {
-        disk_slots_fini(disk);
-        return -ENOMEM;
-    }
-    for (size_t i = 0; i < WRITE_SLOTS; i++) {
-        disk->slots[i].disk = disk;
-        list_push_back(&disk->free_slots, &disk->slots[i].link);
-    }
-    return 0;
-}
-
-void disk_slots_fini(struct disk *disk)
-{
-    free(disk->slots);
-    free(disk->slot_headers);
-    disk->slots = NULL;
-    disk->slot_headers = NULL;
-}
-
-static uint8_t *slot_header(struct write_slot *slot, uint64_t bytes)
-{
-    struct disk *disk = slot->disk;
-    slot->own_header = NULL;
-    if (bytes <= WRITE_SLOT_HEADER_BYTES)
-        return disk->slot_headers + (size_t)(slot - disk->slots) * WRITE_SLOT_HEADER_BYTES;
-    slot->own_header = aligned_alloc(BLOCK_BYTES, bytes);
-    return slot->own_header;
-}
-
-static void slot_give_back(struct write_slot *slot)
-{
-    struct disk *disk = slot->disk;
-    free(slot->own_header);
-    slot->own_header = NULL;
-    slot->write = NULL;
-    list_push_back(&disk->free_slots, &slot->link);
-    disk->slots_used--;
-}
 
 /* ---- figures ---- */
 
@@ -135,7 +90,6 @@ static void write_queue(struct disk *disk, struct disk_write *write, bool first)
 {
     write->state = WRITE_QUEUED;
     write->segment = NULL;
-    write->slot = NULL;
     write->since_ms = 0;
     if (first)
         list_push_front(&disk->queue, &write->link);
@@ -144,22 +98,10 @@ static void write_queue(struct disk *disk, struct disk_write *write, bool first)
     disk_post(disk);
 }
 
-static void slot_done(struct write_slot *slot, int err)
+void disk_write_done(struct disk *disk, struct disk_write *write, int err)
 {
-    struct disk *disk = slot->disk;
-    struct disk_write *write = slot->write;
-    struct segment *segment = write->segment;
-    segment_appended(segment, &slot->append, err);
     disk->in_flight_bytes -= write->bytes;
-    slot_give_back(slot);
-    disk_health_note(disk, err);
-    if (!err) {
-        disk_write_ended(disk, write, 0);
-        return;
-    }
-    log_warn(disk->log, "write_failed", "file=%s what=record attempt=%d error=\"%s\"", segment->below, write->attempts, error_text(err));
-    disk->figures.write_errors++;
-    bool again = write->attempts < WRITE_ATTEMPTS && !write->first;
+    bool again = err && write->attempts < WRITE_ATTEMPTS && !write->first;
     if (again && !disk->health.tripped && !(disk->closing && disk->abandon)) {
         disk->figures.write_retries++;
         write_queue(disk, write, true);
@@ -168,112 +110,16 @@ static void slot_done(struct write_slot *slot, int err)
     disk_write_ended(disk, write, err);
 }
 
-static void slot_write_piece(struct write_slot *slot);
-
-static void slot_piece_written(struct file_op *op)
-{
-    struct write_slot *slot = CONTAINER_OF(op, struct write_slot, op);
-    /* A short write goes on at the block where it stopped; one that gets nowhere has failed. */
-    int64_t moved = op->result > 0 ? op->result & -(int64_t)BLOCK_BYTES : op->result;
-    if (moved <= 0) {
-        slot_done(slot, moved < 0 ? (int)moved : -EIO);
-        return;
-    }
-    slot->done_bytes += (uint64_t)moved;
-    if (slot->done_bytes < slot->write->bytes)
-        slot_write_piece(slot);
-    else
-        slot_done(slot, 0);
-}
-
-/* The next piece of header and value, from where they lie. */
-static void slot_write_piece(struct write_slot *slot)
-{
-    struct disk_write *write = slot->write;
-    uint64_t done = slot->done_bytes;
-    uint64_t want = min_u64(write->bytes - done, WRITE_PIECE_BYTES);
-    unsigned count = 0;
-    if (done < slot->header_bytes) {
-        uint64_t len = min_u64(slot->header_bytes - done, want);
-        slot->iov[count++] = (struct iovec){slot->header + done, len};
-        want -= len;
-        done += len;
-    }
-    if (want > 0) {
-        unsigned more = blob_iov(write->blob, done - slot->header_bytes, want, slot->iov + count, WRITE_SLOT_IOVS - count);
-        count += more < WRITE_SLOT_IOVS - count ? more : WRITE_SLOT_IOVS - count;
-    }
-    slot->op.file = &write->segment->file;
-    slot->op.iov = slot->iov;
-    slot->op.iov_count = count;
-    slot->op.offset = slot->append.offset + slot->done_bytes;
-    write->since_ms = loop_now_ms(slot->disk->loop);
-    file_write_start(slot->disk->loop, &slot->op, slot_piece_written);
-}
-
-static void slot_build_header(struct write_slot *slot, const struct record_shape *shape, uint64_t sequence)
-{
-    struct disk_write *write = slot->write;
-    struct record record = {
-        .sequence = sequence,
-        .version = write->version,
-        .node = slot->disk->node_hash,
-        .expires_ms = write->expires_ms,
-        .size = blob_size(write->blob),
-        .checksum = write->checksum,
-        .key = write->key,
-    };
-    memcpy(record.segment_id, write->segment->head.id, DISK_ID_BYTES);
-    record_build(slot->header, &record, shape->chunks > 1 ? blob_sums(write->blob) : NULL);
-    uint64_t copied = shape->shared ? 0 : record.size;
-    while (copied < record.size) {
-        size_t len;
-        const uint8_t *from = blob_at(write->blob, copied, &len);
-        len = min_u64(len, record.size - copied);
-        memcpy(slot->header + shape->header_bytes + copied, from, len);
-        copied += len;
-    }
-}
-
 /* Put the record into the open segment, where it fits. 0 or -ENOMEM. */
-static int write_begin(struct disk *disk, struct disk_write *write)
+static int write_begin(struct disk *disk, struct write_run *run, struct disk_write *write)
 {
-    struct segment *segment = disk->open;
-    struct record_shape shape = record_shape(write->key.len, blob_size(write->blob));
-    CHECK(shape.shared || blob_room(write->blob) >= blob_room_needed(write->blob));
-    struct write_slot *slot = CONTAINER_OF(list_first(&disk->free_slots), struct write_slot, link);
-    slot->header_bytes = (uint64_t)shape.header_blocks * BLOCK_BYTES;
-    slot->header = slot_header(slot, slot->header_bytes);
-    if (!slot->header)
-        return -ENOMEM;
-    struct index_entry entry = {
-        .key = write->key,
-        .version = write->version,
-        .size = blob_size(write->blob),
-        .checksum = write->checksum,
-        .expires_ms = write->expires_ms,
-        .blocks = shape.blocks,
-    };
-    uint64_t sequence = segment->appender->next_sequence;
-    int err = segment_append(segment, &slot->append, &entry);
-    if (err) {
-        free(slot->own_header);
-        slot->own_header = NULL;
+    int err = disk_run_add(run, write);
+    if (err)
         return err;
-    }
-    list_remove(&slot->link);
-    disk->slots_used++;
     disk->queue_moved_ms = loop_now_ms(disk->loop);
     disk->in_flight_bytes += write->bytes;
     write->state = WRITE_RUNNING;
     write->attempts++;
-    write->segment = segment;
-    write->slot = slot;
-    write->where = (struct disk_where){segment, entry.block, entry.blocks};
-    slot->write = write;
-    slot->done_bytes = 0;
-    slot_build_header(slot, &shape, sequence);
-    slot_write_piece(slot);
     return 0;
 }
 
@@ -453,6 +299,24 @@ static int segment_create(struct disk *disk, uint64_t full_bytes)
 
 /* ---- the queue ---- */
 
+static void on_run_timer(struct timer *timer)
+{
+    struct disk *disk = CONTAINER_OF(timer, struct disk, run_timer);
+    disk->run_overdue = true;
+    disk_post(disk);
+}
+
+void disk_writes_init(struct disk *disk)
+{
+    list_init(&disk->queue);
+    timer_init(&disk->run_timer, disk->loop, on_run_timer);
+}
+
+void disk_writes_stop(struct disk *disk)
+{
+    timer_stop(&disk->run_timer);
+}
+
 static uint64_t full_bytes_for(const struct disk *disk, const struct disk_write *write)
 {
     return max_u64(disk->segment_bytes, round_up(segment_bytes_for(write->key.len, write->bytes), BLOCK_BYTES));
@@ -530,26 +394,51 @@ bool disk_write_may_begin(const struct disk *disk)
     return disk->in_flight_bytes < (disk->lock.punt ? FUSE_WRITE_IN_FLIGHT_BYTES : WRITE_IN_FLIGHT_BYTES);
 }
 
-static bool slot_is_free(const struct disk *disk)
+/* Small records go together: while others are under way, they wait until there are enough of them, but not for long. */
+static bool run_is_due(struct disk *disk)
 {
-    return !list_empty(&disk->free_slots) && disk_write_may_begin(disk);
+    bool enough = disk->figures.queued_bytes - disk->in_flight_bytes >= WRITE_RUN_BYTES;
+    if (enough || disk->runs_used == 0 || disk->run_overdue) {
+        timer_stop(&disk->run_timer);
+        return true;
+    }
+    if (!disk->run_timer.active)
+        timer_start(&disk->run_timer, WRITE_RUN_WAIT_MS);
+    return false;
+}
+
+/* May the first one go, and with whom? */
+static bool run_find(struct disk *disk, const struct disk_write *write, struct write_run **run)
+{
+    if (*run && disk_run_takes(*run, disk->open, write))
+        return true;
+    if (*run)
+        disk_run_go(*run);
+    *run = run_is_due(disk) ? disk_run_begin(disk, disk->open) : NULL;
+    return *run != NULL;
 }
 
 void disk_writes_pump(struct disk *disk)
 {
+    struct write_run *run = NULL;
     if (disk->space.low)
         disk_writes_fail(disk, KVD_EFULL);
     while (!list_empty(&disk->queue)) {
         struct disk_write *write = CONTAINER_OF(list_first(&disk->queue), struct disk_write, link);
         int err = write_is_too_large(disk, write) ? KVD_ETOOLARGE : 0;
-        if (!err && (!slot_is_free(disk) || !disk_version_allowed(disk, write->version) || !room_make(disk, write)))
-            return;
+        bool may_begin = err || (disk_run_has_slot(disk) && disk_write_may_begin(disk) && disk_version_allowed(disk, write->version) &&
+                                 room_make(disk, write) && run_find(disk, write, &run));
+        if (!may_begin)
+            break;
         list_remove(&write->link);
         if (!err)
-            err = write_begin(disk, write);
+            err = write_begin(disk, run, write);
         if (err)
             disk_write_ended(disk, write, err);
     }
+    if (run)
+        disk_run_go(run);
+    disk->run_overdue = false;
 }
 
 void disk_writes_fail(struct disk *disk, int err)

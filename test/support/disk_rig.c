@@ -165,7 +165,7 @@ static bool is_settled(void *arg)
         if (appender && (appender->in_flight > 0 || appender->checkpoint.state != CHECKPOINT_NONE))
             return false;
     }
-    return disk->jobs == 0 && disk->slots_used == 0 && list_empty(&disk->queue) && list_empty(&disk->kills) && !disk->frame_running &&
+    return disk->jobs == 0 && disk->runs_used == 0 && list_empty(&disk->queue) && list_empty(&disk->kills) && !disk->frame_running &&
            disk->sealing == 0 && disk->reads == 0 && !(disk->compact_due && disk_state(disk) == DISK_ON) &&
            (!disk->objects || objects_idle(disk->objects) || disk_state(disk) == DISK_TRIPPED); /* then scans wait */
 }

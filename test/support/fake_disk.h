@@ -204,7 +204,6 @@ static inline struct fake_record *fake_write_run(struct disk *disk, struct disk_
     record->expires_ms = write->expires_ms;
     fake_blob_copy(write->blob, record->size, record->bytes, true);
     fake_write_judge(write, record->bytes);
-    write->slot = record;
     write->where = (struct disk_where){disk->open, record->block, record->blocks};
     return record;
 }
@@ -216,11 +215,22 @@ static inline void fake_told(struct disk *disk)
         disk->told();
 }
 
+static inline struct fake_record *fake_record_at(struct disk *disk, const struct disk_where *where)
+{
+    for (struct list *at = disk->records.next; at != &disk->records; at = at->next) {
+        struct fake_record *record = CONTAINER_OF(at, struct fake_record, link);
+        if (record->segment == where->segment && record->block == where->block)
+            return record;
+    }
+    cr_assert(false, "a read of what was never written");
+    return NULL;
+}
+
 static inline void fake_write_end(struct disk *disk, struct disk_write *write, int err)
 {
-    struct fake_record *record = write->slot;
     list_remove(&write->link);
     if (write->state == FAKE_RUNNING) {
+        struct fake_record *record = fake_record_at(disk, &write->where);
         cr_assert(err == 0 || record->state == RECORD_MAYBE);
         if (err == 0)
             record->state = RECORD_WRITTEN;
@@ -312,17 +322,6 @@ static inline void fake_sync_all(struct disk *disk)
 {
     while (!list_empty(&disk->syncs))
         fake_sync_end(disk, 0, 0);
-}
-
-static inline struct fake_record *fake_record_at(struct disk *disk, const struct disk_where *where)
-{
-    for (struct list *at = disk->records.next; at != &disk->records; at = at->next) {
-        struct fake_record *record = CONTAINER_OF(at, struct fake_record, link);
-        if (record->segment == where->segment && record->block == where->block)
-            return record;
-    }
-    cr_assert(false, "a read of what was never written");
-    return NULL;
 }
 
 /* As the real one does: who writes the value on does not take them. */
@@ -687,7 +686,6 @@ int disk_write_start(struct disk *disk, struct disk_write *write, disk_write_fn 
     write->fn = fn;
     write->state = FAKE_QUEUED;
     write->attempts = 0;
-    write->slot = NULL;
     write->bytes = BLOCK_BYTES + round_up(blob_size(write->blob), BLOCK_BYTES);
     disk->queued_bytes += write->bytes;
     disk->writes_started++;

@@ -1108,6 +1108,42 @@ Test(disk, records_wait_once_8_mib_of_them_are_under_way)
     rig_fini(&rig);
 }
 
+Test(disk, small_records_go_together)
+{
+    enum { SMALL = 200 };
+    struct rig rig, copy;
+    struct file_counts before, after;
+    struct rig_write *writes[SMALL];
+    rig_init(&rig);
+    rig.segment_bytes = 32 << 20; /* so that no index comes between */
+    rig.limit_bytes = 256 << 20;
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "first", 10), 0);
+    rig_settle(&rig);
+    loop_file_counts(rig.loop, &before);
+    for (unsigned i = 0; i < SMALL; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "small-%u", i);
+        writes[i] = rig_write_start(&rig, key, disk_next_version(rig.disk), 50 * i);
+    }
+    for (unsigned i = 0; i < SMALL; i++)
+        rig_until(&rig, flag, &writes[i]->done);
+    loop_file_counts(rig.loop, &after);
+    uint64_t bytes = after.written_bytes - before.written_bytes;
+    cr_assert_leq(after.writes - before.writes, 2 * bytes / (1 << 20) + 1, "not half full: %lu operations for %lu bytes",
+                  (unsigned long)(after.writes - before.writes), (unsigned long)bytes);
+    cr_assert_eq(rig_figures(&rig).writes, 1 + SMALL);
+    rig_init_copy(&copy, &rig);
+    cr_assert_eq(rig_open(&copy), 0);
+    for (unsigned i = 0; i < SMALL; i++) {
+        cr_assert_eq(writes[i]->err, 0);
+        cr_assert_eq(rig_get(&copy, writes[i]->key), 0, "%s", writes[i]->key);
+        rig_write_free(writes[i]);
+    }
+    rig_fini(&copy);
+    rig_fini(&rig);
+}
+
 Test(disk, closing_finishes_what_is_queued)
 {
     struct rig rig;
