@@ -71,7 +71,7 @@ static int fault_errno(void)
 
 /* ---- the order of things ---- */
 
-enum event_kind { EVENT_WRITE, EVENT_SYNC };
+enum event_kind { EVENT_WRITE, EVENT_SYNC, EVENT_READ };
 
 /* What went to files of one name's sort, in the order of `began` and `ended`. */
 struct event {
@@ -375,8 +375,10 @@ static void start_faulty(struct loop *loop, struct file_op *op, file_op_fn fn, s
 
 /* ---- watching and holding ---- */
 
-static struct stand_in *held; /* the write that waits for release() */
+static struct stand_in *held; /* what waits for release() */
+static start_fn held_real;
 static bool hold_next_write;
+static unsigned hold_read_at; /* the so-manieth from now on; 0: none */
 
 static void watched(struct file_op *mine)
 {
@@ -399,10 +401,14 @@ static void start_watched(struct loop *loop, struct file_op *op, file_op_fn fn, 
     stand_in->mine.iov = op->iov;
     stand_in->mine.iov_count = op->iov_count;
     stand_in->mine.offset = op->offset;
-    stand_in->mine.loop = loop;
-    if (hold_next_write && kind == EVENT_WRITE) {
+    stand_in->mine.loop = op->loop = loop;
+    bool hold = kind == EVENT_READ ? hold_read_at == 1 : kind == EVENT_WRITE && hold_next_write;
+    if (kind == EVENT_READ)
+        hold_read_at--;
+    if (hold) {
         hold_next_write = false;
         held = stand_in;
+        held_real = real;
         return;
     }
     real(loop, &stand_in->mine, watched);
@@ -412,13 +418,15 @@ static void release(struct loop *loop)
 {
     struct stand_in *stand_in = held;
     held = NULL;
-    __real_file_write_start(loop, &stand_in->mine, watched);
+    held_real(loop, &stand_in->mine, watched);
 }
 
 void __wrap_file_read_start(struct loop *loop, struct file_op *op, file_op_fn fn)
 {
     if (fault_now(false))
         start_faulty(loop, op, fn, __real_file_read_start, true);
+    else if (hold_read_at > 0)
+        start_watched(loop, op, fn, __real_file_read_start, EVENT_READ);
     else
         __real_file_read_start(loop, op, fn);
 }
@@ -840,6 +848,144 @@ Test(disk_order, a_copy_is_tried_once, .timeout = 60)
     cr_assert_eq(copy->write.attempts, 1);
     rig_write_free(copy);
     cr_assert_eq(rig_put(&rig, "after", 10), 0);
+    rig_fini(&rig);
+}
+
+/* ---- one piece of a large read ---- */
+
+enum { PIECES = 6, LARGE_BYTES = (5 << 20) + 3 };
+
+static void rig_with_a_large_one(struct rig *rig)
+{
+    rig_init(rig);
+    cr_assert_eq(rig_open(rig), 0);
+    cr_assert_eq(rig_put(rig, "small", 100), 0);
+    cr_assert_eq(rig_put(rig, "large", LARGE_BYTES), 0);
+    cr_assert_eq(rig_seal(rig), 0);
+    struct file_counts before, after;
+    loop_file_counts(rig->loop, &before);
+    cr_assert_eq(rig_get(rig, "large"), 0);
+    loop_file_counts(rig->loop, &after);
+    cr_assert_eq(after.reads - before.reads, PIECES);
+}
+
+/* What was read before is not in memory that is read into again. */
+static void spoil_free_memory(struct rig *rig)
+{
+    struct blob *blob = blob_new(rig->pool, LARGE_BYTES);
+    cr_assert_eq(blob_grow_all(blob), 0);
+    for (uint64_t at = 0; at < LARGE_BYTES;) {
+        size_t run;
+        uint8_t *to = blob_at(blob, at, &run);
+        memset(to, 0xee, run);
+        at += run;
+    }
+    blob_unref(blob);
+}
+
+/* The others' bytes have come, and are not given out. */
+Test(disk_pieces, one_that_fails_fails_all, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_a_large_one(&rig);
+    for (unsigned k = 1; k <= PIECES; k++) {
+        fault_arm(k, FAULT_NOT_DONE);
+        cr_assert_eq(rig_get(&rig, "large"), -EIO, "piece %u", k);
+        fault_arm(0, 0);
+        cr_assert_eq(rig_get(&rig, "large"), 0);
+    }
+    struct disk_figures figures = rig_figures(&rig);
+    cr_assert_eq(figures.read_errors, PIECES);
+    cr_assert_eq(figures.read_short + figures.read_corrupt, 0);
+    cr_assert_eq(disk_state(rig.disk), DISK_ON, "none was behind another");
+    rig_fini(&rig);
+}
+
+Test(disk_pieces, one_that_falls_short_goes_on_where_it_stopped, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_a_large_one(&rig);
+    static const uint64_t moves[] = {BLOCK_BYTES, 3 * BLOCK_BYTES, MIB - BLOCK_BYTES, MIB / 2 + 100};
+    for (unsigned k = 1; k < PIECES; k++)
+        for (unsigned i = 0; i < sizeof moves / sizeof moves[0]; i++) {
+            fault_moves = moves[i];
+            spoil_free_memory(&rig);
+            fault_arm(k, FAULT_SHORT);
+            cr_assert_eq(rig_get(&rig, "large"), 0, "piece %u", k);
+            fault_arm(0, 0);
+        }
+    fault_moves = BLOCK_BYTES;
+    rig_fini(&rig);
+}
+
+/* As where a file that another host has deleted ends early. */
+Test(disk_pieces, one_that_finds_nothing_is_short_and_not_corrupt, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_a_large_one(&rig);
+    fault_moves = 0;
+    for (unsigned k = 1; k <= PIECES; k++) {
+        spoil_free_memory(&rig);
+        fault_arm(k, FAULT_SHORT);
+        cr_assert_eq(rig_get(&rig, "large"), KVD_ESHORT, "piece %u", k);
+        fault_arm(0, 0);
+    }
+    fault_moves = BLOCK_BYTES;
+    cr_assert_eq(rig_get(&rig, "large"), 0);
+    cr_assert_eq(rig_figures(&rig).read_short, PIECES);
+    cr_assert_eq(rig_figures(&rig).read_errors + rig_figures(&rig).read_corrupt, 0);
+    rig_fini(&rig);
+}
+
+struct large_read {
+    struct disk_read read;
+    bool done;
+    int err;
+};
+
+static void large_read_done(struct disk_read *read, int err)
+{
+    struct large_read *mine = CONTAINER_OF(read, struct large_read, read);
+    mine->done = true;
+    mine->err = err;
+}
+
+static bool pieces_have_come(void *arg)
+{
+    const struct large_read *mine = arg;
+    return mine->read.pieces_left == 1;
+}
+
+/* The read does not end without it, however long nobody has waited for it; others do, and what it brings in the end is right. */
+Test(disk_pieces, one_that_hangs_holds_up_its_own_read_alone, .timeout = 60)
+{
+    struct rig rig;
+    rig_with_a_large_one(&rig);
+    const struct rig_object *object = rig_object(&rig, "large");
+    for (unsigned k = 1; k <= PIECES; k++) {
+        struct large_read mine = {.read = {.where = object->where,
+                                           .key = span_text("large"),
+                                           .version = object->version,
+                                           .size = object->size,
+                                           .checksum = object->checksum,
+                                           .length = object->size,
+                                           .blob = blob_new(rig.pool, object->size)}};
+        cr_assert_eq(blob_grow_all(mine.read.blob), 0);
+        hold_read_at = k;
+        cr_assert_eq(disk_read_start(rig.disk, &mine.read, large_read_done), 0);
+        hold_read_at = 0;
+        cr_assert(held);
+        rig_until(&rig, pieces_have_come, &mine);
+        disk_read_is_late(rig.disk, &mine.read);
+        cr_assert_eq(rig_get(&rig, "small"), 0);
+        cr_assert_not(mine.done);
+        release(rig.loop);
+        rig_until(&rig, is_done, &mine.done);
+        cr_assert_eq(mine.err, 0);
+        cr_assert(rig_blob_is(mine.read.blob, "large", object->version, 0), "piece %u", k);
+        blob_unref(mine.read.blob);
+    }
+    cr_assert_eq(rig_logged(&rig, "read_late"), PIECES);
     rig_fini(&rig);
 }
 
