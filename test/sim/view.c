@@ -62,6 +62,12 @@ static void remember(struct view *view, const char *path, struct inode *inode)
     list_push_back(&view->names, &known->link);
 }
 
+static void size_learn(const struct view *view, struct inode *inode)
+{
+    inode->known_until_us[view->host] = sim->now_us + view->names_us;
+    inode->known_size[view->host] = inode->published;
+}
+
 struct inode *view_find(struct view *view, const char *path, bool *stale)
 {
     const struct known *known = known_of(view, path);
@@ -69,6 +75,8 @@ struct inode *view_find(struct view *view, const char *path, bool *stale)
     struct inode *found = known ? known->inode : there;
     if (!known)
         remember(view, path, there);
+    if (!known && there)
+        size_learn(view, there); /* the answer to a look-up brings it, also of what a listing has shown before by another name */
     if (stale)
         *stale = found != there;
     if (found != there) {
@@ -96,9 +104,7 @@ uint64_t view_size(const struct view *view, struct inode *inode)
 {
     if (view->names_us == 0 || inode->writer == view->host)
         return inode->now.size;
-    if (sim->now_us >= inode->known_until_us[view->host]) {
-        inode->known_until_us[view->host] = sim->now_us + view->names_us;
-        inode->known_size[view->host] = inode->published;
-    }
+    if (sim->now_us >= inode->known_until_us[view->host])
+        size_learn(view, inode);
     return inode->known_size[view->host];
 }
