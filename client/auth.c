@@ -75,7 +75,7 @@ static int auth_say(struct kvd *kvd, const struct token *token, const uint8_t ma
 
 int auth_show(struct kvd *kvd, struct span nonce)
 {
-    struct token token;
+    struct token token = {.len = 0};
     uint8_t mac[MAC_BYTES];
     if (!kvd->token_file)
         return wire_fail(kvd, KVD_ERR_DENIED, "the server asks for a token, and no token file is named (KVD_TOKEN_FILE)");
@@ -84,7 +84,7 @@ int auth_show(struct kvd *kvd, struct span nonce)
     int result = token_take(kvd, &token);
     if (result)
         return result;
-    if (mac_of(mac, span_of(token.bytes, token.len), MAC_CLIENT, nonce.at) != 0)
+    if (mac_of(mac, span_of(token.bytes, token.len), MAC_CLIENT, nonce) != 0)
         result = wire_fail(kvd, KVD_ERR_MEMORY, kvd_strerror(KVD_ERR_MEMORY));
     else
         result = auth_say(kvd, &token, mac);

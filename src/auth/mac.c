@@ -7,17 +7,15 @@
 
 #include "base/check.h"
 
-enum { CONTEXT_MOST_BYTES = 32 };
-
-int mac_of(uint8_t out[MAC_BYTES], struct span key, const char *context, const uint8_t nonce[NONCE_BYTES])
+int mac_of(uint8_t out[MAC_BYTES], struct span key, const char *context, struct span challenge)
 {
-    uint8_t text[CONTEXT_MOST_BYTES + NONCE_BYTES];
+    uint8_t text[MAC_CONTEXT_BYTES + MAC_CHALLENGE_BYTES];
     struct span first = span_text(context);
     unsigned len = 0;
-    CHECK(first.len <= CONTEXT_MOST_BYTES && key.len <= INT32_MAX);
+    CHECK(first.len <= MAC_CONTEXT_BYTES && challenge.len <= MAC_CHALLENGE_BYTES && key.len <= INT32_MAX);
     bytes_copy(text, first.at, first.len);
-    bytes_copy(text + first.len, nonce, NONCE_BYTES);
-    if (!HMAC(EVP_sha256(), key.at, (int)key.len, text, first.len + NONCE_BYTES, out, &len))
+    bytes_copy(text + first.len, challenge.at, challenge.len);
+    if (!HMAC(EVP_sha256(), key.at, (int)key.len, text, first.len + challenge.len, out, &len))
         return -ENOMEM;
     CHECK(len == MAC_BYTES);
     return 0;

@@ -13,14 +13,16 @@
 
 enum {
     MAC_BYTES = 32,
-    NONCE_BYTES = 32, /* of every challenge */
+    NONCE_BYTES = 32,
+    MAC_CONTEXT_BYTES = 32,
+    MAC_CHALLENGE_BYTES = 256, /* a nonce, or more where both sides prove something */
 };
 
 /* What the one who is asked for a token proves with; each use of a token has a text of its own, so that no answer serves for another. */
 #define MAC_CLIENT "kvd-auth-1"
 
-/* HMAC-SHA256(key, context and nonce). Returns 0 or -ENOMEM. */
-int mac_of(uint8_t out[MAC_BYTES], struct span key, const char *context, const uint8_t nonce[NONCE_BYTES]);
+/* HMAC-SHA256(key, context and challenge), where these have at most MAC_CONTEXT_BYTES and MAC_CHALLENGE_BYTES. Returns 0 or -ENOMEM. */
+int mac_of(uint8_t out[MAC_BYTES], struct span key, const char *context, struct span challenge);
 
 /* In a time that does not tell where they differ. */
 bool mac_equal(const uint8_t a[MAC_BYTES], const uint8_t b[MAC_BYTES]);

@@ -303,7 +303,7 @@ int tokens_find(const struct tokens *tokens, const struct span *name, struct spa
     bytes_copy(shown, mac.at, min_u64(mac.len, MAC_BYTES));
     for (unsigned i = 0; i < tokens->count; i++) {
         const struct token *token = &tokens->all[i];
-        if (mac_of(wanted, bytes_of(token), MAC_CLIENT, nonce) != 0)
+        if (mac_of(wanted, bytes_of(token), MAC_CLIENT, span_of(nonce, NONCE_BYTES)) != 0)
             return -ENOMEM;
         bool right_name = !name || span_equal(*name, span_text(token->name));
         bool right_mac = mac_equal(wanted, shown);

@@ -332,7 +332,8 @@ static void challenge(struct peer *peer, const uint8_t *nonce, const char *token
         drain(peer);
         return;
     }
-    want(peer, mac_of(mac, span_text(token), MAC_CLIENT, nonce) == 0 && span_equal(auth.mac, span_of(mac, MAC_BYTES)), "mac");
+    want(peer, mac_of(mac, span_text(token), MAC_CLIENT, span_of(nonce, NONCE_BYTES)) == 0 && span_equal(auth.mac, span_of(mac, MAC_BYTES)),
+         "mac");
     want(peer, MSG_HAS(&auth, F_AUTH_NAME) == (name != NULL) && span_equal(auth.name, span_text(name ? name : "")), "name");
     struct span right = span_text("read");
     answer_ok(peer, &(struct msg_auth_reply){.has = 1u << F_AUTHR_RIGHTS, .rights = {&right, 1}});

@@ -11,7 +11,7 @@ static void expect_mac(struct span key, const char *context, uint8_t first, cons
     char got[2 * MAC_BYTES + 1];
     for (unsigned i = 0; i < NONCE_BYTES; i++)
         nonce[i] = (uint8_t)(first + i);
-    cr_assert_eq(mac_of(mac, key, context, nonce), 0);
+    cr_assert_eq(mac_of(mac, key, context, span_of(nonce, sizeof nonce)), 0);
     for (unsigned i = 0; i < MAC_BYTES; i++)
         snprintf(got + (size_t)2 * i, 3, "%02x", mac[i]);
     cr_assert_str_eq(got, hex);

@@ -534,7 +534,7 @@ Test(protocol_page, sums_are_those_of_the_bytes)
 Test(protocol_page, the_mac_is_that_of_the_token_and_the_nonce)
 {
     uint8_t mac[MAC_BYTES];
-    cr_assert_eq(mac_of(mac, span_text(auth_token), MAC_CLIENT, nonce), 0);
+    cr_assert_eq(mac_of(mac, span_text(auth_token), MAC_CLIENT, span_of(nonce, NONCE_BYTES)), 0);
     cr_assert_arr_eq(mac, auth_mac, MAC_BYTES);
     char *page = page_read();
     cr_assert_not_null(strstr(page, auth_token), "the page does not say which token");

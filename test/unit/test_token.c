@@ -37,7 +37,7 @@ static const struct token *show(const struct tokens *tokens, const char *name, c
     uint8_t mac[MAC_BYTES];
     struct span name_span = span_text(name ? name : "");
     const struct token *found = NULL;
-    cr_assert_eq(mac_of(mac, span_text(token), MAC_CLIENT, nonce), 0);
+    cr_assert_eq(mac_of(mac, span_text(token), MAC_CLIENT, span_of(nonce, NONCE_BYTES)), 0);
     int err = tokens_find(tokens, name ? &name_span : NULL, span_of(mac, sizeof mac), nonce, valid, &found);
     cr_assert_eq(err, found ? 0 : KVD_EDENIED);
     return found;
@@ -150,11 +150,11 @@ Test(token, who_shows_what_is_wrong_is_denied)
 
     uint8_t mac[MAC_BYTES + 1] = {0}, other_nonce[NONCE_BYTES] = {8};
     const struct token *found = NULL;
-    cr_assert_eq(mac_of(mac, span_text(A16), MAC_CLIENT, nonce), 0);
+    cr_assert_eq(mac_of(mac, span_text(A16), MAC_CLIENT, span_of(nonce, NONCE_BYTES)), 0);
     cr_assert_eq(tokens_find(tokens, NULL, span_of(mac, MAC_BYTES), other_nonce, true, &found), KVD_EDENIED);
     for (size_t len = 0; len <= sizeof mac; len++)
         cr_assert_eq(tokens_find(tokens, NULL, span_of(mac, len), nonce, true, &found), len == MAC_BYTES ? 0 : KVD_EDENIED, "%zu", len);
-    cr_assert_eq(mac_of(mac, span_text(A16), "kvd-auth-2", nonce), 0);
+    cr_assert_eq(mac_of(mac, span_text(A16), "kvd-auth-2", span_of(nonce, NONCE_BYTES)), 0);
     cr_assert_eq(tokens_find(tokens, NULL, span_of(mac, MAC_BYTES), nonce, true, &found), KVD_EDENIED);
     tokens_unref(tokens);
 }
