@@ -181,7 +181,7 @@ static void refuse_auth(const struct call *call)
         fail(call, CODE_DENIED, message);
         return;
     }
-    log_warn(call->server->log, "client_cut", "reason=failed_auths");
+    session_log_cut(session, "failed_auths");
     session_break(session, call->frame->op, call->frame->id, CODE_DENIED, message);
 }
 
@@ -189,7 +189,7 @@ static void do_auth(const struct call *call, const void *arg)
 {
     const struct msg_auth *msg = arg;
     struct access *access = &call->server->access;
-    char name[TOKEN_NAME_BYTES + 1];
+    char name[TOKEN_NAME_BYTES + 1], peer[CONN_PEER_BYTES];
     if (!access->needs_token) {
         fail(call, CODE_UNSUPPORTED, "this server has no tokens");
         return;
@@ -201,7 +201,8 @@ static void do_auth(const struct call *call, const void *arg)
         refuse_auth(call);
     } else {
         figure_add(&call->session->here->figures.auths, 1);
-        log_debug(call->server->log, "authenticated", "token=%s", name);
+        conn_peer_text(call->session->conn, peer);
+        log_debug(call->server->log, "authenticated", "token=%s peer=%s", name, peer);
         reply_rights(call);
     }
 }

@@ -42,13 +42,14 @@ static void print_help(void)
 /* docs/configuration.md, made from the table; `make check` compares. */
 static void print_page(void)
 {
-    printf("# Configuration\n\n"
-           "Every setting is a flag (`--memory 8g` or `--memory=8g`) and a line of the file that `--config FILE` names (`memory = 8g`;\n"
-           "`#` and `;` begin a comment line, ` ;` a comment behind a value; a `[kvd]` header is allowed; a line does not begin with a\n"
-           "space, and has at most 198 bytes). Flags win over the file. `kvd --check-config` says whether all of it makes sense, without\n"
-           "touching anything. Sizes are written `512m`, `4g`, `1t` (units of 1,024), times `250ms`, `5s`, `2m`.\n"
-           "*Live* settings can be changed while kvd runs (CONFIG of docs/protocol.md).\n\n"
-           "| key | value | default | live | what it is |\n|---|---|---|---|---|\n");
+    printf(
+        "# Configuration\n\n"
+        "Every setting is a flag (`--memory 8g` or `--memory=8g`) and a line of the file that `--config FILE` names (`memory = 8g`;\n"
+        "`#` and `;` begin a comment line, ` ;` a comment behind a value; a `[kvd]` header is allowed; a line does not begin with a\n"
+        "space, and has at most 198 bytes). Flags win over the file. `kvd --check-config` says whether all of it makes sense, without\n"
+        "touching anything (it reads the token file). Sizes are written `512m`, `4g`, `1t` (units of 1,024), times `250ms`, `5s`, `2m`.\n"
+        "*Live* settings can be changed while kvd runs (CONFIG of docs/protocol.md).\n\n"
+        "| key | value | default | live | what it is |\n|---|---|---|---|---|\n");
     for (size_t i = 0; i < config_key_count; i++) {
         const struct config_key *key = &config_keys[i];
         const char *fallback = key->fallback ? key->fallback : strcmp(key->name, "node") == 0 ? "the host's name" : "see below";

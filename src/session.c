@@ -319,7 +319,7 @@ static void next_frame(struct session *session)
 static void cut_token_gone(struct session *session)
 {
     figure_add(&session->here->figures.cut_token_gone, 1);
-    log_warn(session->server->log, "client_cut", "reason=token_gone");
+    session_log_cut(session, "token_gone");
     session_close(session);
 }
 
@@ -682,6 +682,14 @@ void session_count_bytes(struct session *session)
     session->told_sent_bytes = sent;
 }
 
+void session_log_cut(const struct session *session, const char *reason)
+{
+    char peer[CONN_PEER_BYTES];
+    conn_peer_text(session->conn, peer);
+    log_warn(session->server->log, "client_cut", "reason=%s peer=%s unsent_bytes=%llu", reason, peer,
+             (unsigned long long)conn_unsent_bytes(session->conn));
+}
+
 void session_close(struct session *session)
 {
     if (session->closed)
@@ -742,17 +750,17 @@ void session_tick(struct session *session, uint64_t now)
             session_close(session);
     } else if (now - session->progress_ms >= figure(&server->send_timeout_ms)) {
         figure_add(&figures->cut_slow_readers, 1);
-        log_warn(server->log, "client_cut", "reason=send_timeout unsent_bytes=%llu", (unsigned long long)conn_unsent_bytes(session->conn));
+        session_log_cut(session, "send_timeout");
         session_close(session);
     } else if (!grant_stands(&session->grant, &server->access)) {
         cut_token_gone(session);
     } else if (stranger && now - session->since_ms >= figure(&server->frame_timeout_ms)) {
         figure_add(&figures->cut_strangers, 1);
-        log_warn(server->log, "client_cut", "reason=no_token");
+        session_log_cut(session, "no_token");
         session_close(session);
     } else if (half_way && now - session->heard_ms >= figure(&server->frame_timeout_ms)) {
         figure_add(&figures->cut_slow_senders, 1);
-        log_warn(server->log, "client_cut", "reason=frame_timeout");
+        session_log_cut(session, "frame_timeout");
         session_close(session);
     }
 }

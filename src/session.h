@@ -81,6 +81,8 @@ void session_close(struct session *session);
 void session_close_if_idle(struct session *session);
 /* Deadlines: a frame that stopped half-way, replies nobody takes. Every so often. */
 void session_tick(struct session *session, uint64_t now);
+/* Say in the log why it is about to be cut off. `reason` is one word. */
+void session_log_cut(const struct session *session, const char *reason);
 /* Something that it waited for may have happened: go on, on the next turn. */
 void session_kick(struct session *session);
 /* More bytes wait to be sent than is good: on this connection, or on all together (then each still has one reply under way). */

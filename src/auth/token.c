@@ -307,7 +307,8 @@ int tokens_find(const struct tokens *tokens, const struct span *name, struct spa
             return -ENOMEM;
         bool right_name = !name || span_equal(*name, span_text(token->name));
         bool right_mac = mac_equal(wanted, shown);
-        found = right_mac & right_name & valid ? i : found;
+        if (right_mac && right_name && valid)
+            found = i;
     }
     mac_wipe(wanted, sizeof wanted);
     if (found == TOKENS_MOST)

@@ -1,7 +1,9 @@
+#include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -436,4 +438,21 @@ uint64_t conn_sent_bytes(const struct conn *conn)
 uint64_t conn_received_bytes(const struct conn *conn)
 {
     return conn->received_bytes;
+}
+
+void conn_peer_text(const struct conn *conn, char out[CONN_PEER_BYTES])
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } peer = {0};
+    socklen_t len = sizeof peer;
+    char host[INET6_ADDRSTRLEN];
+    bool v6 = getpeername(conn->fd, &peer.any, &len) == 0 && peer.any.sa_family == AF_INET6;
+    const void *address = v6 ? (const void *)&peer.v6.sin6_addr : &peer.v4.sin_addr;
+    if (peer.any.sa_family == AF_UNSPEC || !inet_ntop(peer.any.sa_family, address, host, sizeof host))
+        snprintf(out, CONN_PEER_BYTES, "unknown");
+    else
+        snprintf(out, CONN_PEER_BYTES, v6 ? "[%s]:%u" : "%s:%u", host, (unsigned)ntohs(v6 ? peer.v6.sin6_port : peer.v4.sin_port));
 }

@@ -75,6 +75,10 @@ void conn_shutdown(struct conn *conn);
 typedef void (*conn_closed_fn)(void *owner);
 void conn_close(struct conn *conn, conn_closed_fn fn, void *owner);
 
+/* Who is at the other end: "192.0.2.1:4242" or "[2001:db8::1]:4242"; "unknown" when the kernel does not say (any more). */
+enum { CONN_PEER_BYTES = 64 };
+void conn_peer_text(const struct conn *conn, char out[CONN_PEER_BYTES]);
+
 /* Bytes queued and not yet taken by the kernel; total bytes taken so far; total received. */
 uint64_t conn_unsent_bytes(const struct conn *conn);
 uint64_t conn_sent_bytes(const struct conn *conn);

@@ -2,6 +2,7 @@
 #include "loop/conn.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -619,4 +620,10 @@ uint64_t conn_sent_bytes(const struct conn *conn)
 uint64_t conn_received_bytes(const struct conn *conn)
 {
     return conn->received_bytes;
+}
+
+void conn_peer_text(const struct conn *conn, char out[CONN_PEER_BYTES])
+{
+    (void)conn;
+    snprintf(out, CONN_PEER_BYTES, "unknown");
 }
