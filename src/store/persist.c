@@ -65,14 +65,17 @@ bool died_since(const struct store *store, struct span key, uint64_t version)
 void bury(struct store *store, struct span key, uint64_t version)
 {
     note_dead(store, key, version);
+    struct disk_kill kill = {.kind = KILL_KEY, .name = key, .version = version, .keep = true};
     struct burial *burial = malloc(sizeof *burial + key.len);
     if (!burial) {
+        disk_kill_missed(store->disk, &kill);
         in_doubt(store);
         return;
     }
     memcpy(burial->key, key.at, key.len);
+    kill.name.at = burial->key;
     burial->store = store;
-    burial->kill = (struct disk_kill){.kind = KILL_KEY, .name = span_of(burial->key, key.len), .version = version, .keep = true};
+    burial->kill = kill;
     if (disk_kill_start(store->disk, &burial->kill, buried) != 0) {
         in_doubt(store);
         free(burial);
