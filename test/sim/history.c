@@ -171,11 +171,17 @@ static const struct alias *alias_of(const struct history *history, uint64_t vers
     return found;
 }
 
+static bool same_node(const struct history *history, const struct call *a, const struct call *b)
+{
+    uint64_t anew = history->begun_anew[a->host];
+    return a->host == b->host && (a->begin < anew) == (b->begin < anew);
+}
+
 void history_alias(struct history *history, uint64_t version, size_t put)
 {
     for (size_t i = 0; i < history->alias_count && version != 0; i++) {
         const struct alias *known = &history->aliases[i];
-        if (known->version != version || history->calls[known->put].host != history->calls[put].host)
+        if (known->version != version || !same_node(history, &history->calls[known->put], &history->calls[put]))
             continue;
         if (known->put != put)
             sim_fail("version %llu is said to be two values: calls %zu and %zu", (unsigned long long)version, known->put, put);

@@ -76,17 +76,20 @@ struct life_end {
     bool kept_all; /* an orderly stop, and all that was acknowledged is on disk */
 };
 
-/* Each version is one value's; a value may get another version when it has to be written again. */
+/* Each version is one value's, as long as nobody tears its node down; a value may get another version when it has to be written again. */
 struct alias {
     uint64_t version;
     size_t put;
 };
 
+enum { HISTORY_HOSTS = 2 };
+
 struct history {
     unsigned hosts;
-    bool apart;                    /* they do not see each other's objects */
-    uint64_t names_us, missing_us; /* so long does a host remember a name, and that there was none */
-    uint64_t slow_us;              /* and so long may it wait for its disk */
+    uint64_t begun_anew[HISTORY_HOSTS]; /* when its node was torn down last, and what it knew of versions went with it; 0: never */
+    bool apart;                         /* they do not see each other's objects */
+    uint64_t names_us, missing_us;      /* so long does a host remember a name, and that there was none */
+    uint64_t slow_us;                   /* and so long may it wait for its disk */
     bool lied; /* the disk has said that something is written, or read, which was not so: then all of it may be missing */
     struct alias *aliases;
     size_t alias_count, alias_room;

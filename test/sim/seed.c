@@ -365,8 +365,18 @@ static bool any_life(void)
     return any;
 }
 
+/* A node that was torn down, as far as its own file, begins anew. */
+static void note_torn_down(const struct life *life)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/disk/kvd/%s/node", node_name(sim->host));
+    if (life->server.tearing_down && !vfs_find(&sim->vfs, path))
+        sim->history.begun_anew[sim->host->number] = ++sim->stamp;
+}
+
 static void life_next(bool kept_all)
 {
+    note_torn_down(sim->host->life);
     history_life_end(&sim->history, sim->host->life->number, kept_all);
     server_events_drop();
     wires_crash();

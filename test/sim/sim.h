@@ -25,7 +25,7 @@
 #include "vfs.h"
 #include "view.h"
 
-enum { SIM_LOOPS = 3, SIM_KEYS = 8, SIM_LIVES = 64, HOSTS_MOST = 2, MS = 1000, SECOND = 1000 * 1000 };
+enum { SIM_LOOPS = 3, SIM_KEYS = 8, SIM_LIVES = 64, HOSTS_MOST = HISTORY_HOSTS, MS = 1000, SECOND = 1000 * 1000 };
 
 enum plant {
     PLANT_NONE,
