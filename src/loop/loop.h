@@ -59,6 +59,8 @@ void loop_stop(struct loop *loop);
 /* Not twice by one thread. now_ms is read anew. */
 void loop_lock(struct loop *loop);
 void loop_unlock(struct loop *loop);
+/* In the midst of long work: if anybody waits for it, one who does has it first. now_ms is read anew. */
+void loop_let_others(struct loop *loop);
 /* Does this thread hold it? True for a loop without a lock, which is its own thread's. */
 bool loop_is_mine(const struct loop *loop);
 

@@ -33,6 +33,7 @@ struct loop {
 
     bool locked; /* it has a lock: */
     pthread_mutex_t lock;
+    pthread_mutex_t gate;     /* of those who have found it taken, the one who is next holds this */
     _Atomic pthread_t holder; /* 0: nobody */
     uint64_t now_ms;          /* when it was taken */
     uint64_t taken_us;        /* the same, if this time is measured; else 0 */

@@ -225,8 +225,7 @@ static inline void store_unlock(struct store *store)
 /* In the midst of a long batch: others have their turn. What was found in the table must be found again. */
 static inline void store_let_others(struct store *store)
 {
-    loop_unlock(store->loop);
-    loop_lock(store->loop);
+    loop_let_others(store->loop);
 }
 
 /* desk.c */

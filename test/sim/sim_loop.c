@@ -168,6 +168,12 @@ void loop_unlock(struct loop *loop)
     loop->held = false;
 }
 
+void loop_let_others(struct loop *loop)
+{
+    loop_unlock(loop);
+    loop_lock(loop);
+}
+
 bool loop_is_mine(const struct loop *loop)
 {
     return !loop->locked || loop->held;

@@ -5,7 +5,9 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -191,6 +193,57 @@ Test(share, what_others_start_under_the_lock_runs_under_it, .timeout = 30)
 Test(share, likewise_where_files_are_threads, .timeout = 30)
 {
     shop_run(true);
+}
+
+struct waiter {
+    pthread_t thread;
+    struct loop *loop;
+    _Atomic pid_t id;
+    bool served; /* under the lock */
+};
+
+static void *waiter_main(void *arg)
+{
+    struct waiter *waiter = arg;
+    (void)sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0}); /* who wakes it runs on */
+    waiter->id = gettid();
+    loop_lock(waiter->loop);
+    waiter->served = true;
+    loop_unlock(waiter->loop);
+    return NULL;
+}
+
+static bool sleeps(pid_t id)
+{
+    char path[64], text[256], state = 0;
+    (void)snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)id);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return false;
+    if (fgets(text, sizeof text, file) && strrchr(text, ')'))
+        state = strrchr(text, ')')[2];
+    (void)fclose(file);
+    return state == 'S';
+}
+
+/* Though he has gone to sleep over it, and there is one processor for both, on which he is not even awake when it is taken again. */
+Test(share, who_waits_has_the_lock_first_when_others_are_let, .timeout = 20)
+{
+    struct loop *loop = make_loop((struct loop_options){.job_threads = 1, .io_threads = 1, .locked = true});
+    struct waiter waiter = {.loop = loop};
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET((size_t)sched_getcpu(), &here);
+    cr_assert_eq(sched_setaffinity(0, sizeof here, &here), 0);
+    loop_lock(loop);
+    cr_assert_eq(pthread_create(&waiter.thread, NULL, waiter_main, &waiter), 0);
+    while (waiter.id == 0 || !sleeps(waiter.id))
+        sched_yield();
+    loop_let_others(loop);
+    cr_assert(waiter.served);
+    loop_unlock(loop);
+    cr_assert_eq(pthread_join(waiter.thread, NULL), 0);
+    loop_free(loop);
 }
 
 static void late_timer(struct timer *timer)
