@@ -262,17 +262,19 @@ static void wait_answer(struct store_wait *wait, int err)
     answer_give(&wait->answer, err);
 }
 
-/* One put a tick, so that no more are given up than it takes. It holds its room until whoever feeds it has seen that. */
-static void slowest_give_up(struct store *store)
+/* One put a tick, and none while those that were given up still have an extent for each of those who wait: no more go than it takes. A put
+ * holds its room until whoever feeds it has seen that it was given up. */
+static void slowest_give_up(struct store *store, uint64_t waiting)
 {
     struct list *slowest = list_first(&store->filling);
-    if (!slowest)
+    if (!slowest || store->giving_bytes >= waiting * POOL_EXTENT_BYTES)
         return;
     struct store_put *put = CONTAINER_OF(slowest, struct store_put, filling);
     if (now_ms(store) - put->room_ms < SLOW_PUT_MS)
         return;
     list_remove(&put->filling);
-    put->given_up = true;
+    put->giving_bytes = put->counted;
+    store->giving_bytes += put->giving_bytes;
     store->figures.puts_given_up++;
 }
 
@@ -303,13 +305,13 @@ static void waits_end(struct store *store, struct list *due)
 static void wait_tick(struct timer *timer)
 {
     struct store *store = CONTAINER_OF(timer, struct store, wait_timer);
-    bool for_room = false;
+    uint64_t for_room = 0;
     struct list due;
     list_init(&due);
     for (struct list *at = store->waits.next, *next; at != &store->waits; at = next) {
         next = at->next;
         const struct store_wait *wait = CONTAINER_OF(at, struct store_wait, link);
-        for_room |= wait_is_for_room(wait);
+        for_room += wait_is_for_room(wait);
         if (wait->until_ms <= now_ms(store)) {
             list_remove(at);
             list_push_back(&due, at);
@@ -317,8 +319,7 @@ static void wait_tick(struct timer *timer)
     }
     load_expire_starved(store);
     probe_expire(store);
-    if (for_room)
-        slowest_give_up(store);
+    slowest_give_up(store, for_room);
     waits_end(store, &due);
     if (!list_empty(&store->waits) || !list_empty(&store->starved) || !list_empty(&store->probings_in_time))
         timer_start(&store->wait_timer, WAIT_TICK_MS);

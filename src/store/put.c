@@ -67,7 +67,7 @@ int store_put_begin(struct store_desk *desk, struct store_put *put)
     put->received = 0;
     put->counted = 0;
     list_init(&put->filling);
-    put->given_up = false;
+    put->giving_bytes = 0;
     put->retried = false;
     answer_init(&put->answer, desk, put_tell);
     store_lock(put->store);
@@ -149,7 +149,7 @@ void store_put_received(struct store_put *put, size_t len)
 bool store_put_given_up(const struct store_put *put)
 {
     store_lock(put->store);
-    bool given_up = put->given_up;
+    bool given_up = put->giving_bytes > 0;
     store_unlock(put->store);
     return given_up;
 }
@@ -160,6 +160,8 @@ static void settle_room(struct store_put *put)
     list_remove(&put->filling);
     free(put->hashing);
     put->hashing = NULL;
+    put->store->giving_bytes -= put->giving_bytes;
+    put->giving_bytes = 0;
     put->store->inflight -= put->counted;
     put->counted = 0;
     room_changed(put->store);

@@ -163,10 +163,10 @@ struct store_put {
     struct blob *blob;
     void *hashing;
     uint64_t received;
-    uint64_t counted;    /* in the store's sum of room under way */
-    struct list filling; /* store->filling, from room to room */
-    uint64_t room_ms;    /* since when it has its last room */
-    bool given_up;
+    uint64_t counted;      /* in the store's sum of room under way */
+    struct list filling;   /* store->filling, from room to room */
+    uint64_t room_ms;      /* since when it has its last room */
+    uint64_t giving_bytes; /* of room, since it was given up; 0: it was not */
     store_put_fn fn;
     int outcome;
     bool retried;

@@ -149,12 +149,13 @@ struct store {
     uint64_t queue_limit;
     uint64_t pinning; /* bytes of pinned puts that wait for their kill: they count as held */
 
-    struct list filling; /* struct store_put that have room; the one whose last extent is the oldest is the slowest, and comes first */
-    struct list waits;   /* struct store_wait */
-    uint64_t wait_bytes; /* that they wait for */
-    uint64_t waits_told; /* of them, by now: they have their answer, and have not tried for room yet */
-    struct list starved; /* struct load */
-    struct list reading; /* struct load: the deadlines that come, in order */
+    struct list filling;   /* struct store_put that have room; the one whose last extent is the oldest is the slowest, and comes first */
+    uint64_t giving_bytes; /* room of puts that were given up, and still have it */
+    struct list waits;     /* struct store_wait */
+    uint64_t wait_bytes;   /* that they wait for */
+    uint64_t waits_told;   /* of them, by now: they have their answer, and have not tried for room yet */
+    struct list starved;   /* struct load */
+    struct list reading;   /* struct load: the deadlines that come, in order */
     struct timer read_timer;
     uint64_t late_bytes; /* of inflight, what is late: it bounds reads, not bodies */
     struct timer wait_timer;

@@ -439,6 +439,13 @@ static void fill_half(struct put *first, struct put *second)
     cr_assert_eq(info().inflight_bytes, 2 * MIB);
 }
 
+/* Deadlines of those who wait are looked at. */
+static void pass_ticks(unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        pass_ms(WAIT_TICK_MS + 1);
+}
+
 static void wait_with(struct waiter *waiter, struct put *put, uint64_t ms)
 {
     cr_assert_eq(put_feed(put, MIB), KVD_EBUSY);
@@ -501,6 +508,39 @@ Test(store, the_slowest_put_is_given_up_for_one_that_waits)
     cr_assert_eq(put_commit(&third), STORE_OK);
     store_put_abort(&fast.put);
     cr_assert_eq(info().inflight_bytes, 0);
+    bench_end();
+}
+
+Test(store, no_more_slow_puts_are_given_up_than_it_takes)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = 2 * MIB;
+    bench_begin_on(&config);
+    struct put slow[2], others[2];
+    struct waiter waiters[2];
+    fill_half(&slow[0], &slow[1]);
+    slow[0].put.room_ms -= SLOW_PUT_MS;
+    slow[1].put.room_ms -= SLOW_PUT_MS;
+    cr_assert_eq(put_begin(&others[0], "c", 0, 3, MIB), STORE_OK);
+    cr_assert_eq(put_begin(&others[1], "d", 0, 4, MIB), STORE_OK);
+    store_wait_init(&waiters[0].wait);
+    store_wait_init(&waiters[1].wait);
+    wait_with(&waiters[0], &others[0], 60000);
+    pass_ticks(3);
+    cr_assert_eq(info().figures.puts_given_up, 1, "it still has its room, which will do");
+    wait_with(&waiters[1], &others[1], 60000);
+    pass_ticks(3);
+    cr_assert_eq(info().figures.puts_given_up, 2);
+    store_put_abort(&slow[0].put);
+    store_put_abort(&slow[1].put);
+    settle();
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert(waiters[i].ended == 1 && waiters[i].err == 0);
+        cr_assert_eq(put_feed(&others[i], MIB), 0);
+        cr_assert_eq(put_commit(&others[i]), STORE_OK);
+    }
+    cr_assert_eq(info().inflight_bytes, 0);
+    cr_assert_eq(bench.store->giving_bytes, 0);
     bench_end();
 }
 
