@@ -153,6 +153,10 @@ LDFLAGS_test_disk := -Wl,--wrap=segment_new,--wrap=blob_range_sum
 # Those of what expires have clocks of their own.
 LDFLAGS_test_expire := -Wl,--wrap=loop_wall_ms,--wrap=loop_now_us
 
+# That of a session has a connection that does as it is told.
+LDFLAGS_test_session := -Wl,--wrap=conn_sent_bytes,--wrap=conn_unsent_bytes,--wrap=conn_received_bytes,--wrap=conn_peer_text,--wrap=conn_close \
+    -Wl,--wrap=store_owner_end,--wrap=task_cancel
+
 $(OUT)/test/%: $(OBJ)/test/unit/%.o $(OBJ)/tested.a
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
