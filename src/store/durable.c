@@ -15,24 +15,22 @@ static void synced(struct disk_sync *sync, int err);
 static void look(struct timer *timer)
 {
     struct store *store = CONTAINER_OF(timer, struct store, durable_timer);
-    uint64_t now = now_ms(store);
     unsigned n = 0;
     for (; n < LOOKS && !list_empty(&store->durables); n++) {
         struct store_put *put = CONTAINER_OF(list_first(&store->durables), struct store_put, late_link);
-        if (now - put->since_ms < disk_timeout_ms(store->disk))
+        if (!waits_in_vain(store, &put->since_ms, 0))
             break;
         const struct writing *writing = put->waits_for;
-        put->since_ms = max_u64(put->since_ms, disk_write_moved_ms(store->disk, &writing->write));
         list_remove(&put->late_link);
-        if (now - put->since_ms < disk_timeout_ms(store->disk)) {
+        if (!waits_in_vain(store, &put->since_ms, disk_write_moved_ms(store->disk, &writing->write))) {
             list_push_back(&store->durables, &put->late_link);
         } else {
             list_remove(&put->link);
             answer_give(&put->answer, KVD_ETIMEOUT);
         }
     }
-    syncs_expire(store, now);
-    evictions_expire(store, now);
+    syncs_expire(store);
+    evictions_expire(store);
     if (n == LOOKS && !store->closing)
         timer_start(timer, 0); /* more may be due */
     durable_watch(store);

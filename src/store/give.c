@@ -61,13 +61,12 @@ void evictions_check(struct store *store)
         task_post(&CONTAINER_OF(at, struct store_evict, link)->step);
 }
 
-void evictions_expire(struct store *store, uint64_t now)
+void evictions_expire(struct store *store)
 {
     for (struct list *at = store->evictions.next, *next; at != &store->evictions; at = next) {
         next = at->next;
         struct store_evict *evict = CONTAINER_OF(at, struct store_evict, link);
-        evict->since_ms = max_u64(evict->since_ms, persist_moved_ms(store));
-        if (now - evict->since_ms < disk_timeout_ms(store->disk))
+        if (!waits_in_vain(store, &evict->since_ms, persist_moved_ms(store)))
             continue;
         list_remove(at);
         task_cancel(&evict->step);

@@ -346,13 +346,12 @@ uint64_t persist_moved_ms(const struct store *store)
 }
 
 /* The sync of a close waits for as long as the process has time. */
-void syncs_expire(struct store *store, uint64_t now)
+void syncs_expire(struct store *store)
 {
     for (struct list *at = store->syncs.next, *next; at != &store->syncs; at = next) {
         next = at->next;
         struct store_sync *sync = CONTAINER_OF(at, struct store_sync, link);
-        sync->since_ms = max_u64(sync->since_ms, persist_moved_ms(store));
-        if (now - sync->since_ms < disk_timeout_ms(store->disk) || sync == &store->last_sync)
+        if (sync == &store->last_sync || !waits_in_vain(store, &sync->since_ms, persist_moved_ms(store)))
             continue;
         list_remove(&sync->link);
         task_cancel(&sync->step);

@@ -345,8 +345,14 @@ int sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, stor
 /* Queue the object for disk. 0, or why not (counted). */
 int persist_start(struct store *store, struct entry *entry);
 /* End what has waited for --disk-timeout for writes that stand still. */
-void syncs_expire(struct store *store, uint64_t now);
-void evictions_expire(struct store *store, uint64_t now);
+/* Has nothing happened for --disk-timeout, to who waits since *since_ms or, last, to what is waited for? */
+static inline bool waits_in_vain(const struct store *store, uint64_t *since_ms, uint64_t moved_ms)
+{
+    *since_ms = max_u64(*since_ms, moved_ms);
+    return now_ms(store) - *since_ms >= disk_timeout_ms(store->disk);
+}
+void syncs_expire(struct store *store);
+void evictions_expire(struct store *store);
 /* When the oldest write moved last (disk_write_moved_ms()); now, if there is none. */
 uint64_t persist_moved_ms(const struct store *store);
 bool persist_queue_has_room(const struct store *store);

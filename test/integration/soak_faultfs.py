@@ -67,6 +67,7 @@ class Chance:
         self.when_behind = self.rng.choice(("wait", "shed"))
         self.segment_size = self.rng.choice(("1m", "1m", "1m", "0"))
         self.buffered = self.rng.random() < 0.3
+        self.loops = os.environ.get("KVD_TEST_LOOPS") or self.rng.choice(("1", "1", "2"))
 
     def faults(self):
         faults = self.rng.sample(FAULTS, self.rng.choice((0, 1, 1, 1, 2, 3)))
@@ -350,7 +351,7 @@ def gave_up(kvd):
 def one_directory(fs, start, stack, seed, run, end):
     chance = Chance(seed)
     kvd = start(data=fs.point / f"d{seed}", memory=chance.memory, segment_size=chance.segment_size, disk=chance.disk,
-                args=["--persist", chance.persist, "--when-behind", chance.when_behind])
+                args=["--persist", chance.persist, "--when-behind", chance.when_behind, "--loops", chance.loops])
     stack.callback(fs.let_go)
     history, done = History(), []
     try:
