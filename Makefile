@@ -61,7 +61,7 @@ KVCTL_LIBS := $(CLIENT_LIBS) -lcjson -luring
 # ---- sources, by folder; main.c is what tests leave out ----
 
 SHARED_SRC := $(sort $(wildcard src/base/*.c src/proto/*.c src/auth/*.c))
-SERVER_SRC := $(SHARED_SRC) $(sort $(wildcard src/loop/*.c src/tier/*.c src/meta/*.c src/store/*.c src/*.c))
+SERVER_SRC := $(SHARED_SRC) $(sort $(wildcard src/loop/*.c src/cluster/*.c src/tier/*.c src/meta/*.c src/store/*.c src/*.c))
 CLIENT_SRC := $(sort $(wildcard client/*.c))
 KVCTL_SRC := $(sort $(wildcard client/kvctl/*.c))
 # The pure part of the disk tier, which kvctl inspect and locate use as well.
