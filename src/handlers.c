@@ -47,16 +47,28 @@ bool handle_decode(struct session *session, const struct frame *frame, struct sp
     return false;
 }
 
-/* False: answered. */
+static const char *why_denied(unsigned rights_shown, unsigned rights)
+{
+    if (rights_shown == 0)
+        return "authenticate first";
+    switch (rights) {
+    case RIGHT_READ:
+        return "not allowed: this takes the right read";
+    case RIGHT_WRITE:
+        return "not allowed: this takes the right write";
+    case RIGHT_ADMIN:
+        return "not allowed: this takes the right admin";
+    default:
+        return "not allowed: this takes the right read or admin";
+    }
+}
+
+/* Has this connection one of these? False: answered. */
 static bool has_right(struct session *session, const struct frame *frame, unsigned rights)
 {
-    static const char *const texts[] = {[RIGHT_READ] = "not allowed: this takes the right read",
-                                        [RIGHT_WRITE] = "not allowed: this takes the right write",
-                                        [RIGHT_ADMIN] = "not allowed: this takes the right admin",
-                                        [RIGHT_READ | RIGHT_ADMIN] = "not allowed: this takes the right read or admin"};
     if (rights == 0 || (session->grant.rights & rights) != 0)
         return true;
-    session_fail(session, frame->op, frame->id, CODE_DENIED, session->grant.rights == 0 ? "authenticate first" : texts[rights]);
+    session_fail(session, frame->op, frame->id, CODE_DENIED, why_denied(session->grant.rights, rights));
     return false;
 }
 

@@ -248,14 +248,14 @@ int tokens_read(struct tokens **out, struct span text, const struct tokens *befo
 int token_read_one(struct token *out, struct span text, char why[TOKEN_WHY_BYTES])
 {
     struct lines lines = {.left = text, .why = why};
-    struct fields fields, beyond;
+    struct fields fields = {.count = 0}, beyond;
     memset(out, 0, sizeof *out);
     int more = next_fields(&lines, &fields);
     if (more == 0)
         return refuse(&(struct lines){.why = why}, "there is no token in it");
     if (more < 0)
         return more;
-    int err = fields.count == FIELDS_MOST ? take_line(&lines, out, &fields) : take_token(&lines, out, fields.at[fields.count - 1]);
+    int err = fields.count == FIELDS_MOST ? take_line(&lines, out, &fields) : take_token(&lines, out, fields.at[fields.count == 2]);
     if (err == 0 && fields.count == 2)
         err = take_name(&lines, out, fields.at[0]);
     if (err == 0 && (more = next_fields(&lines, &beyond)) != 0)
