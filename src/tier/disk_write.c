@@ -394,10 +394,11 @@ bool disk_write_may_begin(const struct disk *disk)
     return disk->in_flight_bytes < (disk->lock.punt ? FUSE_WRITE_IN_FLIGHT_BYTES : WRITE_IN_FLIGHT_BYTES);
 }
 
-/* Small records go together: while others are under way, they wait until there are enough of them, but not for long. */
-static bool run_is_due(struct disk *disk)
+/* Small records go together: while others are under way, they wait until there are enough of them, but not for long. One that no other of
+ * its size could go with waits for none. */
+static bool run_is_due(struct disk *disk, const struct disk_write *first)
 {
-    bool enough = disk->figures.queued_bytes - disk->in_flight_bytes >= WRITE_RUN_BYTES;
+    bool enough = disk->figures.queued_bytes - disk->in_flight_bytes >= WRITE_RUN_BYTES || first->bytes > WRITE_RUN_BYTES / 2;
     if (enough || disk->runs_used == 0 || disk->run_overdue) {
         timer_stop(&disk->run_timer);
         return true;
@@ -414,7 +415,7 @@ static bool run_find(struct disk *disk, const struct disk_write *write, struct w
         return true;
     if (*run)
         disk_run_go(*run);
-    *run = run_is_due(disk) ? disk_run_begin(disk, disk->open) : NULL;
+    *run = run_is_due(disk, write) ? disk_run_begin(disk, disk->open) : NULL;
     return *run != NULL;
 }
 

@@ -1092,6 +1092,31 @@ Test(disk_runs, one_that_fails_after_a_part_keeps_that_part, .timeout = 60)
     rig_fini(&rig);
 }
 
+/* No other of its size would fit beside it. */
+Test(disk_runs, a_large_record_waits_for_no_other, .timeout = 60)
+{
+    struct rig rig;
+    rig_init(&rig);
+    rig.segment_bytes = 16 << 20;
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "before", 10), 0);
+    events = calloc(EVENTS, sizeof *events);
+    hold_next_write = true;
+    struct rig_write *first = rig_write_start(&rig, "first", disk_next_version(rig.disk), 5000);
+    rig_until(&rig, is_held, NULL);
+    struct rig_write *large = rig_write_start(&rig, "large", disk_next_version(rig.disk), WRITE_RUN_BYTES / 2);
+    rig_turns(&rig, 2);
+    cr_assert(large->write.since_ms > 0 && !rig.disk->run_timer.active);
+    release(rig.loop);
+    rig_until(&rig, is_done, &first->done);
+    rig_until(&rig, is_done, &large->done);
+    rig_write_free(first);
+    rig_write_free(large);
+    rig_fini(&rig);
+    free(events);
+    events = NULL;
+}
+
 /* A kill is acknowledged when it is written and synced, not before. */
 Test(disk_order, a_kill_waits_for_its_frame, .timeout = 60)
 {
