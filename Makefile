@@ -334,7 +334,7 @@ bench-restart: deps ## a million objects on disk, kvd killed and started again: 
 	+@$(SUBMAKE) build
 	@scripts/bench-restart --limit 2
 
-build/bench/pair: $(call objects,$(patsubst %,test/bench/%.c,pair pool) src/base/text.c src/base/check.c)
+build/bench/pair: $(call objects,$(patsubst %,test/bench/%.c,pair pool) client/kvctl/histogram.c src/base/text.c src/base/check.c)
 build/bench/drive: $(call objects,$(patsubst %,test/bench/%.c,drive conn pool talk) client/kvctl/crew.c client/kvctl/histogram.c $(SHARED_SRC))
 $(BENCHERS):
 	@mkdir -p $(@D)

@@ -3,11 +3,12 @@
  *     pair [--pool SIZE]        a line of output when it is ready, then a job a line of standard input, bytes a second of each a line of
  *                               output
  *
- * A job: get|put [size=SIZE] [connections=N] [seconds=S] [send-buffer=SIZE] (else the kernel's choice). `get`: the server sends messages
- * from random places of a mapping as large as a pool (pool.h), the client receives all of a connection into one buffer of the message's
- * size. `put`: the client sends from random places of such a mapping, the server receives into random places of its own. Server and client
- * are two processes of one thread each. Nothing is parsed, checked or answered: what comes out is what the socket gives on this machine in
- * this minute. The first tenth of the time does not count.
+ * A job: get|put|asked [size=SIZE] [connections=N] [seconds=S] [send-buffer=SIZE] (else the kernel's choice). `get`: the server sends
+ * messages from random places of a mapping as large as a pool (pool.h), the client receives all of a connection into one buffer of the
+ * message's size. `asked`: the same, one message at a time on one connection, each when a byte has asked for it; what comes out are the
+ * percentiles of the time from the byte to the message's end. `put`: the client sends from random places of such a mapping, the server
+ * receives into random places of its own. Server and client are two processes of one thread each. Nothing is parsed, checked or answered:
+ * what comes out is what the socket gives on this machine in this minute. The first tenth of the time does not count.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -26,12 +27,13 @@
 
 #include "base/bytes.h"
 #include "base/text.h"
+#include "client/kvctl/histogram.h"
 #include "test/bench/pool.h"
 
 enum { MAX_CONNECTIONS = 256, WARM_UP_PERCENT = 10, TURN_BYTES = 1 << 20, LINE_BYTES = 256, SERVER_SECONDS = 3600 };
 
 struct plan { /* what the client sends first on each connection */
-    bool put;
+    bool put, asked;
     uint64_t size, connections;
     uint64_t send_buffer; /* 0: as the kernel has it */
     double seconds;
@@ -124,6 +126,45 @@ static double run(struct side *side, double seconds)
     return (double)bytes / (now - counted_from);
 }
 
+static uint64_t now_ns(void)
+{
+    return (uint64_t)(now_s() * 1e9);
+}
+
+/* One message. False: the other side has gone. */
+static bool move_one(struct side *side)
+{
+    int64_t moved;
+    side->streams[0].left = 0;
+    for (uint64_t bytes = 0; bytes < side->plan->size; bytes += (uint64_t)moved) {
+        moved = turn(side, &side->streams[0]);
+        if (moved < 0)
+            return false;
+    }
+    return true;
+}
+
+static void run_asked_for(struct side *side)
+{
+    char byte;
+    while (recv(side->streams[0].fd, &byte, 1, 0) == 1 && move_one(side))
+        ;
+}
+
+/* As with run(), the first tenth does not count. */
+static void run_asking(struct side *side, double seconds, struct histogram *latencies)
+{
+    const uint64_t begun = now_ns(), end = begun + (uint64_t)(seconds * 1e9);
+    const uint64_t counted_from = begun + (end - begun) * WARM_UP_PERCENT / 100;
+    histogram_init(latencies);
+    for (uint64_t asked = begun; asked < end || latencies->count == 0; asked = now_ns()) {
+        if (send(side->streams[0].fd, "", 1, MSG_NOSIGNAL) != 1 || !move_one(side))
+            die("asking");
+        if (asked >= counted_from)
+            histogram_add(latencies, now_ns() - asked);
+    }
+}
+
 static void tune(int fd, const struct plan *plan)
 {
     const int on = 1, send_buffer = (int)plan->send_buffer;
@@ -162,12 +203,17 @@ static void serve(const struct pool *pool, int listener)
         side.plan = &plan;
         side.pool = pool;
         side.sending = !plan.put;
-        (void)run(&side, SERVER_SECONDS); /* until the client goes */
+        if (plan.asked)
+            run_asked_for(&side);
+        else
+            (void)run(&side, SERVER_SECONDS); /* until the client goes */
         hang_up(&side);
     }
 }
 
 /* ---- client ---- */
+
+static struct histogram latencies;
 
 static double ask(const struct plan *plan, const struct pool *pool, const struct sockaddr_in *where)
 {
@@ -183,7 +229,11 @@ static double ask(const struct plan *plan, const struct pool *pool, const struct
         if (send(fd, plan, sizeof *plan, MSG_NOSIGNAL) != sizeof *plan)
             die("send");
     }
-    const double rate = run(&side, plan->seconds);
+    double rate = 0;
+    if (plan->asked)
+        run_asking(&side, plan->seconds, &latencies);
+    else
+        rate = run(&side, plan->seconds);
     hang_up(&side);
     free(side.buffer);
     return rate;
@@ -205,13 +255,24 @@ static bool parse(struct plan *plan, char *line)
     char *rest = NULL;
     const char *what = strtok_r(line, " \n", &rest);
     *plan = (struct plan){.size = MIB, .connections = 1, .seconds = 1};
-    if (!what || (strcmp(what, "get") != 0 && strcmp(what, "put") != 0))
+    if (!what || (strcmp(what, "get") != 0 && strcmp(what, "put") != 0 && strcmp(what, "asked") != 0))
         return false;
     plan->put = strcmp(what, "put") == 0;
+    plan->asked = strcmp(what, "asked") == 0;
     for (const char *word = strtok_r(NULL, " \n", &rest); word; word = strtok_r(NULL, " \n", &rest))
         if (!take_word(plan, word))
             return false;
-    return true;
+    return !plan->asked || plan->connections == 1;
+}
+
+static void answer(const struct plan *plan, double rate)
+{
+    if (plan->asked)
+        printf("{\"p50_us\": %.1f, \"p99_us\": %.1f, \"p999_us\": %.1f}\n", (double)histogram_at(&latencies, 500) / 1e3,
+               (double)histogram_at(&latencies, 990) / 1e3, (double)histogram_at(&latencies, 999) / 1e3);
+    else
+        printf("%.0f\n", rate);
+    (void)fflush(stdout);
 }
 
 int main(int argc, char **argv)
@@ -247,8 +308,9 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof line, stdin)) {
         if (!parse(&plan, line))
             die("no job");
-        printf("%.0f\n", plan.size <= bytes ? ask(&plan, &pool, &where) : 0);
-        (void)fflush(stdout);
+        if (plan.size > bytes)
+            die("no job");
+        answer(&plan, ask(&plan, &pool, &where));
     }
     (void)kill(server, SIGKILL);
     (void)waitpid(server, NULL, 0);

@@ -491,7 +491,7 @@ class Mixed:
     def __enter__(self):
         self.place.need_free(self.scale.disk_set)
         self.folder = self.place.sub("mixed")
-        self.drive = self.place.tool("drive", self.scale.pool)
+        self.drive, self.pair = self.place.tool("drive", self.scale.pool), self.place.tool("pair", self.scale.pool)
         self.other = self.place.open(c.Tool("drive", 128 * MIB))  # what it puts and gets nobody judges
         self.kvd = self.place.open(c.kvd(memory=mebi(1 * GIB), disk=mebi(max(2 * self.scale.disk_set, GIB)), segment_size=self.scale.segment, data=self.folder / "kvd"))
         self.wire = self.kvd.wire(timeout_s=c.PATIENCE_S)
@@ -502,7 +502,9 @@ class Mixed:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def rows(self):
-        yield Row("p99, get 1 MiB, while the disk writes", {"kvd": lambda: self.gets(True), "idle disk": lambda: self.gets(False)},
+        yield Row("p99, get 1 MiB, while the disk writes", {"kvd": lambda: self.gets(True), "idle disk": lambda: self.gets(False),
+                                                            "bare pair, meanwhile": lambda: self.asked(True),
+                                                            "bare pair, alone": lambda: self.asked(False)},
                   {"idle disk": 2.0}, MS, AT_MOST, prepare=self.fill_hot)
         yield Row("p99, match 128 keys, while 64 MiB gets stream", {"kvd": lambda: self.matches(True), "2 ms": lambda: 2e3,
                                                                     "nothing else": lambda: self.matches(False)},
@@ -525,8 +527,18 @@ class Mixed:
         self.drive.do("kvd", "put", self.port(), f"keys={self.hot}", "depth=4", "once")
         self.wire.sync()
 
+    def writes(self, writing):
+        return self.meanwhile("put", "size=4m", "depth=4", f"keys={self.scale.disk_set // (8 * MIB)}") if writing else contextlib.nullcontext()
+
+    def asked(self, writing):
+        """What such a get would take if nobody had to do anything else for it."""
+        with self.writes(writing):
+            got = self.pair.do("asked", f"seconds={self.scale.seconds}", "send-buffer=256k")
+        self.wire.sync()
+        return got["p99_us"], latencies(got)
+
     def gets(self, writing):
-        with self.meanwhile("put", "size=4m", "depth=4", f"keys={self.scale.disk_set // (8 * MIB)}") if writing else contextlib.nullcontext():
+        with self.writes(writing):
             before = self.wire.info("disk")["disk"]["written_value_bytes_total"]
             got = self.drive.do("kvd", "get", self.port(), f"keys={self.hot}", "depth=1", f"seconds={self.scale.seconds}", "check=1")
             written = self.wire.info("disk")["disk"]["written_value_bytes_total"] - before
