@@ -905,22 +905,22 @@ Test(store, nobody_waits_for_a_read_beyond_its_deadline)
 {
     struct store_config config = bench_config();
     config.inflight_bytes = 2 * MIB;
-    config.read_timeout_ms = 50;
+    config.read_timeout_ms = 500;
     bench_begin_on(&config);
     put_on_disk("a", 1, MIB);
     put_on_disk("b", 2, MIB);
     struct get first, second, other, again;
     cr_assert_eq(get_go(&first, "a"), STORE_PENDING);
-    pass_ms(20);
+    pass_ms(200);
     cr_assert_eq(get_go(&second, "a"), STORE_PENDING);
     cr_assert_eq(get_go(&other, "b"), STORE_PENDING);
-    pass_ms(40);
+    pass_ms(400);
     expect_late(&first);
     expect_late(&second);
     cr_assert_eq(other.ended, 0, "it has a deadline of its own");
     cr_assert_eq(get_go(&again, "a"), STORE_MISS);
     cr_assert_str_eq(again.get.reason, "timeout");
-    pass_ms(40);
+    pass_ms(400);
     expect_late(&other);
     cr_assert_eq(fake_count(&bench.disk->reads), 2, "none is read twice");
     cr_assert_eq(bench.disk->late_reads, 2);
