@@ -171,6 +171,7 @@ static const struct alias *alias_of(const struct history *history, uint64_t vers
     return found;
 }
 
+/* Have both come from the one counter? */
 static bool same_node(const struct history *history, const struct call *a, const struct call *b)
 {
     uint64_t anew = history->begun_anew[a->host];
@@ -179,16 +180,19 @@ static bool same_node(const struct history *history, const struct call *a, const
 
 void history_alias(struct history *history, uint64_t version, size_t put)
 {
+    bool early = sim->host->life && sim->host->life->opened_us == 0;
     for (size_t i = 0; i < history->alias_count && version != 0; i++) {
         const struct alias *known = &history->aliases[i];
+        if (known->version == version && known->put == put)
+            return;
         if (known->version != version || !same_node(history, &history->calls[known->put], &history->calls[put]))
             continue;
-        if (known->put != put)
-            sim_fail("version %llu is said to be two values: calls %zu and %zu", (unsigned long long)version, known->put, put);
-        return;
+        if ((known->early || early) && history->calls[known->put].life != history->calls[put].life)
+            continue;
+        sim_fail("version %llu is said to be two values: calls %zu and %zu", (unsigned long long)version, known->put, put);
     }
     struct alias *alias = MORE(history->aliases, history->alias_count, history->alias_room);
-    *alias = (struct alias){version, put};
+    *alias = (struct alias){version, put, early};
 }
 
 int64_t history_identify(struct history *history, unsigned key, uint64_t version, uint64_t size, uint64_t offset, const uint8_t *at,

@@ -80,6 +80,7 @@ struct life_end {
 struct alias {
     uint64_t version;
     size_t put;
+    bool early; /* given before the directory had opened: no ceiling keeps another life from giving it again */
 };
 
 enum { HISTORY_HOSTS = 2 };
