@@ -483,6 +483,7 @@ class Mixed:
     """p99 of short things while long ones are under way on another connection, beside the same without them."""
 
     HEAD_START_S = 0.15
+    TRIES = 5
 
     def __init__(self, place, scale):
         self.place, self.scale = place, scale
@@ -538,14 +539,21 @@ class Mixed:
         return got["p99_us"], latencies(got)
 
     def gets(self, writing):
+        """The disk may stand still for as long as a measurement takes, where others sync: such a one says nothing, and is made again."""
+        for tries_left in reversed(range(self.TRIES)):
+            figure, more = self.gets_once(writing)
+            if not writing or more["disk_bytes_per_second"]:
+                return figure, more
+            if not tries_left:
+                raise Failed("the disk wrote nothing meanwhile")
+
+    def gets_once(self, writing):
         with self.writes(writing):
             before = self.wire.info("disk")["disk"]["written_value_bytes_total"]
             got = self.drive.do("kvd", "get", self.port(), f"keys={self.hot}", "depth=1", f"seconds={self.scale.seconds}", "check=1")
             written = self.wire.info("disk")["disk"]["written_value_bytes_total"] - before
         if got["disk"]:
             raise Failed(f"{got['disk']} of {got['ops']} gets were from disk")
-        if writing and not written:
-            raise Failed("the disk wrote nothing meanwhile")
         self.wire.sync()
         return got["p99_us"], {**latencies(got), "disk_bytes_per_second": written / got["seconds"]}
 
