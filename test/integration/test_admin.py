@@ -415,7 +415,7 @@ def test_kvctl_says_what_there_is_not(start, folder):
         done = kvctl(command, port=kvd.port)
         assert done.returncode == 0 and b"file of its own" in done.stderr, done
     done = kvctl("info", "nosuch", port=kvd.port)
-    assert done.returncode == 3 and b"'nosuch'; there are server, objects, memory, disk" in done.stderr, done
+    assert done.returncode == 3 and b"'nosuch'; there are server, auth, objects, memory, disk" in done.stderr, done
     for what in ("nosuch", "nosuch=1"):
         done = kvctl("config", what, port=kvd.port)
         assert done.returncode == 3 and b"'nosuch'; there are listen," in done.stderr and b"port-file" in done.stderr, done
