@@ -541,6 +541,42 @@ def test_many_hang_ups_at_once_and_an_end_among_them(kvd, held, as_):
     kvd.stop()
 
 
+def hang_up(kvd, wire):
+    kvd.process.send_signal(signal.SIGHUP)
+    for _ in range(20):
+        assert wire.call(PING).code == OK, "kvd serves while it waits for the file"
+
+
+def test_a_file_that_hangs_holds_nobody_up(start, bindfs):
+    held = Secrets(bindfs.point)
+    kvd = start(args=["--token-file", str(held.server)])
+    wire = kvd.wire()
+    assert wire.auth(held.of["root"]).code == OK
+    held.renew("reader")
+    held.write()
+    bindfs.freeze()
+    for _ in range(3):
+        hang_up(kvd, wire)
+    assert is_denied(wire.auth(held.of["reader"]))
+    assert wire.info("auth")["auth"]["file_reads_total"] == 0
+    bindfs.thaw()
+    wait_until(lambda: wire.info("auth")["auth"]["file_reads_total"] == 2, "the one that hung, and one for those behind it")
+    assert wire.auth(held.of["reader"]).code == OK
+
+
+def test_an_end_while_the_file_hangs(start, bindfs):
+    held = Secrets(bindfs.point)
+    kvd = start(args=["--token-file", str(held.server)])
+    wire = kvd.wire()
+    assert wire.auth(held.of["root"]).code == OK
+    bindfs.freeze()
+    hang_up(kvd, wire)
+    kvd.process.send_signal(signal.SIGTERM)
+    assert wire.at_end()
+    bindfs.thaw()
+    assert kvd.wait() == 0
+
+
 # ---- what never shows ----
 
 
