@@ -1,6 +1,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <limits.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/error.h"
 #include "loop/conn_impl.h"
 #include "loop/loop_impl.h"
 
@@ -398,6 +400,26 @@ int conn_new(struct conn **out, struct loop *loop, struct seat *seat, int fd)
     return 0;
 }
 
+int conn_connect(struct conn **out, struct loop *loop, const char *host, uint16_t port)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *address;
+    char service[8];
+    snprintf(service, sizeof service, "%u", port);
+    if (getaddrinfo(host, service, &hints, &address) != 0)
+        return KVD_EUSAGE;
+    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int err = fd < 0 ? -errno : 0;
+    if (!err && connect(fd, address->ai_addr, address->ai_addrlen) < 0 && errno != EINPROGRESS)
+        err = -errno;
+    freeaddrinfo(address);
+    if (!err)
+        err = conn_new(out, loop, NULL, fd);
+    if (err && fd >= 0)
+        close(fd);
+    return err;
+}
+
 static void conn_on_closed(uv_handle_t *handle)
 {
     struct conn *conn = handle->data;
@@ -406,7 +428,8 @@ static void conn_on_closed(uv_handle_t *handle)
     conn_closed_fn closed = conn->closed;
     void *owner = conn->closed_owner;
     conn->loop->open_conns--;
-    seat_leave(conn->seat);
+    if (conn->seat)
+        seat_leave(conn->seat);
     free(conn);
     closed(owner);
 }

@@ -40,6 +40,11 @@ void listener_close(struct listener *listener);
 /* True when every address of `host` is a loopback one; false too when it cannot be resolved. Blocking; at start only. */
 bool address_is_loopback(const char *host);
 
+/* Connect to `host`, a numeric address, and `port`. The conn is there at once, and is started, sent on and closed as one that was accepted;
+ * bytes leave when the other side has taken it. Where it does not, `ended` and sends say why: -ECONNREFUSED, -ETIMEDOUT... Returns 0;
+ * KVD_EUSAGE for what is no numeric address; -ENOMEM, -EMFILE or another errno. */
+int conn_connect(struct conn **out, struct loop *loop, const char *host, uint16_t port);
+
 struct conn_events {
     /* Where the next bytes go: set *base and *len. *len 0 stops reading until conn_resume(). May close the conn. */
     void (*room)(void *owner, void **base, size_t *len);

@@ -7,7 +7,8 @@
 /* What a connection takes of its listener. */
 struct seat;
 
-/* Wrap an accepted socket, which is non-blocking, on its own loop. Returns 0; or -errno, and then `fd` is still the caller's. */
+/* Wrap a socket, which is non-blocking, on its own loop; one that was not accepted has no seat (NULL). Returns 0; or -errno, and then `fd`
+ * is still the caller's. */
 int conn_new(struct conn **out, struct loop *loop, struct seat *seat, int fd);
 
 /* The connection's memory is about to go: one more may be accepted. On the connection's loop. */

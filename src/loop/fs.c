@@ -217,6 +217,12 @@ int fs_rename(struct loop *loop, const char *from, const char *to)
     return err_of(rename(from, to));
 }
 
+int fs_link(struct loop *loop, const char *from, const char *to)
+{
+    fs_count(loop);
+    return err_of(link(from, to));
+}
+
 int fs_remove_dir(struct loop *loop, const char *path)
 {
     fs_count(loop);

@@ -29,6 +29,8 @@ int64_t fs_size(struct loop *loop, const struct file *file);
 
 int fs_unlink(struct loop *loop, const char *path);
 int fs_rename(struct loop *loop, const char *from, const char *to);
+/* Give the file another name: -EEXIST when that is taken, also where another host has just taken it. */
+int fs_link(struct loop *loop, const char *from, const char *to);
 /* fsync of a folder. A file system that cannot (EINVAL) counts as done. */
 int fs_sync_dir(struct loop *loop, const char *path);
 

@@ -153,6 +153,14 @@ uint64_t loop_now_us(const struct loop *loop)
     return uv_hrtime() / 1000;
 }
 
+uint64_t loop_boot_us(const struct loop *loop)
+{
+    (void)loop;
+    struct timespec now;
+    CHECK(clock_gettime(CLOCK_BOOTTIME, &now) == 0);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
 uint64_t loop_wall_ms(const struct loop *loop)
 {
     (void)loop;

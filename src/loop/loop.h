@@ -91,6 +91,9 @@ const char *loop_io_kind(const struct loop *loop);
 uint64_t loop_now_ms(const struct loop *loop);
 uint64_t loop_now_us(const struct loop *loop);
 
+/* A monotonic clock that runs on while the machine sleeps. Any thread. */
+uint64_t loop_boot_us(const struct loop *loop);
+
 /* Wall clock, in ms since 1970. Any thread. */
 uint64_t loop_wall_ms(const struct loop *loop);
 
@@ -161,6 +164,10 @@ void loop_log_to_stderr(struct log *log, enum log_level level);
 
 /* This host's name, cut to fit. Returns 0 or -errno. */
 int loop_host_name(char *out, size_t out_len);
+
+/* A mark of this boot of this machine: two that run at once never have the same. Returns 0 or -errno. */
+enum { BOOT_MARK_BYTES = 36 };
+int loop_boot_mark(uint8_t out[BOOT_MARK_BYTES]);
 
 /* Let this process open as many files as its hard limit allows. Returns how many that is. */
 uint64_t loop_raise_file_limit(void);

@@ -63,6 +63,16 @@ int loop_host_name(char *out, size_t out_len)
     return 0;
 }
 
+int loop_boot_mark(uint8_t out[BOOT_MARK_BYTES])
+{
+    char text[BOOT_MARK_BYTES + 8];
+    int64_t len = loop_read_small_file("/proc/sys/kernel/random/boot_id", text, sizeof text);
+    if (len < BOOT_MARK_BYTES)
+        return len < 0 ? (int)len : -ENODATA;
+    memcpy(out, text, BOOT_MARK_BYTES);
+    return 0;
+}
+
 uint64_t loop_raise_file_limit(void)
 {
     struct rlimit limit;

@@ -695,6 +695,15 @@ int fs_rename(struct loop *loop, const char *from, const char *to)
     return there ? 0 : -ENOENT;
 }
 
+/* Of many hosts alone, which the simulator does not have yet. */
+int fs_link(struct loop *loop, const char *from, const char *to)
+{
+    (void)loop;
+    (void)from;
+    (void)to;
+    return -EOPNOTSUPP;
+}
+
 int fs_sync_dir(struct loop *loop, const char *path)
 {
     int err = call_path(loop, DISK_SYNC_DIR, path, 0);

@@ -122,6 +122,11 @@ uint64_t loop_now_us(const struct loop *loop)
     return 5000 * (uint64_t)MS + sim->now_us;
 }
 
+uint64_t loop_boot_us(const struct loop *loop)
+{
+    return loop_now_us(loop);
+}
+
 uint64_t loop_wall_ms(const struct loop *loop)
 {
     (void)loop;
@@ -457,6 +462,12 @@ void job_start(struct loop *loop, struct job *job, job_fn work, job_fn done)
 int loop_catch_signals(struct loop *loop, loop_signal_fn fn, void *arg)
 {
     (void)loop, (void)fn, (void)arg;
+    return 0;
+}
+
+int loop_boot_mark(uint8_t out[BOOT_MARK_BYTES])
+{
+    memset(out, 1, BOOT_MARK_BYTES);
     return 0;
 }
 

@@ -184,6 +184,10 @@ Test(fs, rename_unlink_and_folders, .timeout = 10)
     struct file file;
     struct stat st;
     EXPECT(p, fs_open(p->loop, &file, in(p, 0, "a"), FS_CREATE) == 0 && fs_close(p->loop, &file) == 0);
+    EXPECT(p, fs_link(p->loop, in(p, 0, "a"), in(p, 1, "taken")) == 0);
+    EXPECT(p, fs_link(p->loop, in(p, 0, "a"), in(p, 1, "taken")) == -EEXIST);
+    EXPECT(p, fs_link(p->loop, in(p, 0, "none"), in(p, 1, "other")) == -ENOENT);
+    EXPECT(p, fs_unlink(p->loop, in(p, 1, "taken")) == 0);
     EXPECT(p, fs_rename(p->loop, in(p, 0, "a"), in(p, 1, "b")) == 0);
     EXPECT(p, fs_rename(p->loop, in(p, 0, "a"), in(p, 1, "b")) == -ENOENT);
     EXPECT(p, fs_make_dirs(p->loop, in(p, 0, "x/y//z/")) == 0);
