@@ -23,6 +23,20 @@ const struct config_key config_keys[] = {
     {"dir", CONFIG_TEXT, TEXT(dir), NULL, ANY, "directory of the disk tier, on a 3FS mount or any file system"},
     {"cluster", CONFIG_TEXT, TEXT(cluster), "kvd", ANY, "first folder below the directory"},
     {"node", CONFIG_TEXT, TEXT(node), NULL, ANY, "this node's name and folder; by default the host's name"},
+    {"peers", CONFIG_TEXT, TEXT(peers), "", ANY,
+     "auto: be a member of the cluster of all nodes in this directory (docs/cluster.md has what that gives so far); without it this node "
+     "is "
+     "alone"},
+    {"advertise", CONFIG_TEXT, TEXT(advertise), "", ANY,
+     "with peers: HOST:PORT, a numeric address, at which the other nodes reach this one"},
+    {"cluster-token-file", CONFIG_TEXT, TEXT(cluster_token_file), "", ANY,
+     "with peers: a file with the token that the nodes of a cluster prove to each other that they have"},
+    {"lease-time", CONFIG_DURATION, AT(lease_time), 0, "4s", 200, 60000, NULL, false,
+     "with peers: how long a node acts without being confirmed; the same on all nodes"},
+    {"suspect", CONFIG_DURATION, AT(suspect), 0, "3s", 200, 60000, NULL, false,
+     "with peers: a node that has not answered for so long is left out of the next view"},
+    {"dead-after", CONFIG_DURATION, AT(dead_after), 0, "10m", 400, 86400000, NULL, false,
+     "with peers: how long a node may act while the directory does not answer; the same on all nodes"},
     {"memory", CONFIG_SIZE, AT(memory), 0, "4g", 4 * MIB, 16 * TIB, NULL, false,
      "size of the memory pool, which holds all values in memory"},
     {"prefault", CONFIG_TEXT, TEXT(prefault), "yes", 0, UINT64_MAX, "yes|no", false,
@@ -306,6 +320,21 @@ static bool plain_name(const char *name)
     return true;
 }
 
+static int check_peers(const struct config *config, char *why, size_t why_len)
+{
+    char host[CONFIG_TEXT_BYTES];
+    uint16_t port;
+    if (strcmp(config->peers, "auto") != 0)
+        return fail(why, why_len, "peers must be auto, not \"%.16s\"", config->peers);
+    if (!text_split_address(config->advertise, host, sizeof host, &port) || port == 0)
+        return fail(why, why_len, "peers needs advertise HOST:PORT, not \"%.100s\"", config->advertise);
+    if (config->cluster_token_file[0] == '\0')
+        return fail(why, why_len, "peers needs cluster-token-file");
+    if (config->dead_after < 2 * config->lease_time)
+        return fail(why, why_len, "dead-after must be at least twice lease-time");
+    return 0;
+}
+
 int config_check(const struct config *config, char *why, size_t why_len)
 {
     char host[CONFIG_TEXT_BYTES], a[32], b[32];
@@ -327,6 +356,10 @@ int config_check(const struct config *config, char *why, size_t why_len)
                     text_exact_size(a, sizeof a, config->disk), text_exact_size(b, sizeof b, config->segment_size));
     if (config->read_split % (256 * KIB) != 0)
         return fail(why, why_len, "read-split must be a multiple of 256k");
+    if (config->peers[0] == '\0' && (config->advertise[0] != '\0' || config->cluster_token_file[0] != '\0'))
+        return fail(why, why_len, "advertise and cluster-token-file go with peers");
+    if (config->peers[0] != '\0' && check_peers(config, why, why_len) != 0)
+        return KVD_EUSAGE;
     if (config->token_file[0] != '\0' && config->no_auth_anywhere)
         return fail(why, why_len, "token-file and no-auth-anywhere contradict each other: with tokens kvd listens anywhere as it is");
     return 0;

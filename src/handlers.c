@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "neighbours.h"
 #include "session.h"
 
 enum { LEASE_DEFAULT_MS = 10000, LEASE_MOST_MS = 60000, SCAN_MOST = 1000 };
@@ -796,6 +797,16 @@ static void do_admin(const struct call *call, const void *arg)
     handle_admin(call->session, call->frame, arg);
 }
 
+static void do_join(const struct call *call, const void *arg)
+{
+    handle_join(call->session, call->frame, arg);
+}
+
+static void do_beat(const struct call *call, const void *arg)
+{
+    handle_beat(call->session, call->frame, arg);
+}
+
 /* ---- which op is what ---- */
 
 typedef void (*op_fn)(const struct call *call, const void *msg);
@@ -824,17 +835,22 @@ static const struct op_row {
     [OP_CONFIG] = {do_config, RIGHT_READ | RIGHT_ADMIN}, /* `set` takes admin */
     [OP_ADMIN] = {do_admin, RIGHT_ADMIN},
     [OP_WATCH] = {NULL, RIGHT_READ},
+    [OP_JOIN] = {do_join, 0}, /* its proof is of the cluster's token */
+    [OP_BEAT] = {do_beat, 0}, /* takes a JOIN */
 };
 enum { OP_ROWS = sizeof op_rows / sizeof op_rows[0] };
 
-static struct op_row op_row(uint8_t op)
+/* Where there are no peers, nobody knows their ops. */
+static struct op_row op_row(const struct server *server, uint8_t op)
 {
+    if ((op == OP_JOIN || op == OP_BEAT) && !server->cluster)
+        return (struct op_row){NULL, RIGHTS_ALL};
     return op_name(op) && op < OP_ROWS ? op_rows[op] : (struct op_row){NULL, RIGHTS_ALL};
 }
 
 bool handle_allowed(struct session *session, const struct frame *frame)
 {
-    return has_right(session, frame, op_row(frame->op).rights);
+    return has_right(session, frame, op_row(session->server, frame->op).rights);
 }
 
 void handle_request(struct session *session, const struct frame *frame, struct span meta)
@@ -855,10 +871,12 @@ void handle_request(struct session *session, const struct frame *frame, struct s
         struct msg_info info;
         struct msg_config config;
         struct msg_admin admin;
+        struct msg_join join;
+        struct msg_beat beat;
     } msg;
     struct call call = {
         .session = session, .server = session->server, .store = session->server->store, .desk = &session->here->desk, .frame = frame};
-    op_fn fn = op_row(frame->op).fn;
+    op_fn fn = op_row(session->server, frame->op).fn;
     if (!fn)
         fail(&call, CODE_UNSUPPORTED, "this server does not know the op");
     else if (session->server->tearing_down && frame->op != OP_HELLO && frame->op != OP_AUTH && frame->op != OP_INFO)

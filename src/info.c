@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cluster/cluster.h"
 #include "session.h"
 
 /* A section is packed behind its own count, so figures are gathered first. */
@@ -306,13 +307,59 @@ static void ops_section(struct figures *out, const struct sources *from)
     number(out, "unknown", unknown);
 }
 
+static void node_row(struct figures *out, const struct cluster_peer_info *node)
+{
+    char name[NODE_ID_MAX + 8], value[NODE_ADDRESS_MAX + 256];
+    snprintf(name, sizeof name, "node.%s", node->id);
+    if (node->self)
+        snprintf(value, sizeof value, "self %s %s start=%llu addr=%s", node->member ? "member" : "outside",
+                 node->acting ? "acting" : "fenced", (unsigned long long)node->start, node->address);
+    else
+        snprintf(
+            value, sizeof value,
+            "%s %s start=%llu addr=%s acknowledged=%llu round_trip_us=%llu beats=%llu failures=%llu sent_bytes=%llu received_bytes=%llu",
+            node->member ? "member" : "outside",
+            !node->near    ? "silent"
+            : node->acting ? "acting"
+                           : "fenced",
+            (unsigned long long)node->start, node->address, (unsigned long long)node->acknowledged, (unsigned long long)node->round_trip_us,
+            (unsigned long long)node->beats, (unsigned long long)node->failures, (unsigned long long)node->sent_bytes,
+            (unsigned long long)node->received_bytes);
+    text(out, name, value);
+}
+
+static void cluster_section(struct figures *out, const struct sources *from)
+{
+    struct cluster_info info;
+    if (!from->server->cluster) {
+        text(out, "state", "alone");
+        return;
+    }
+    cluster_info(from->server->cluster, &info);
+    text(out, "state", info.state);
+    number(out, "start", info.start);
+    number(out, "view", info.view);
+    number(out, "acknowledged", info.acknowledged);
+    number(out, "effective", info.effective);
+    number(out, "members", info.members);
+    number(out, "floor", info.floor);
+    number(out, "lease_left_ms", info.lease_left_ms);
+    number(out, "renewals_by_file_total", info.renewals_by_file);
+    number(out, "renewals_by_promise_total", info.renewals_by_promise);
+    number(out, "views_published_total", info.views_published);
+    number(out, "left_out_total", info.left_out);
+    number(out, "file_failures_total", info.file_failures);
+    for (uint32_t i = 0; i < info.count; i++)
+        node_row(out, &info.peers[i]);
+}
+
 static const struct {
     const char *name;
     void (*fill)(struct figures *out, const struct sources *from);
 } sections[] = {
     {"server", server_section}, {"auth", auth_section},       {"objects", objects_section}, {"memory", memory_section},
     {"disk", disk_section},     {"dropped", dropped_section}, {"scrub", scrub_section},     {"files", files_section},
-    {"loops", loops_section},   {"ops", ops_section},
+    {"loops", loops_section},   {"ops", ops_section},         {"cluster", cluster_section},
 };
 enum { SECTION_COUNT = sizeof sections / sizeof sections[0] };
 

@@ -139,6 +139,27 @@ static int read_tokens(const struct config *config, struct tokens **out, char *w
     return err;
 }
 
+/* The cluster's. */
+static int read_cluster_token(const struct config *config, struct token *out, char *why, size_t why_len)
+{
+    char detail[TOKEN_WHY_BYTES] = "", text[TOKEN_LINE_BYTES * 4];
+    struct file_rights rights;
+    if (config->peers[0] == '\0')
+        return 0;
+    int64_t len = loop_read_secret_file(config->cluster_token_file, text, sizeof text, &rights);
+    int err = KVD_EUSAGE;
+    if (len < 0)
+        snprintf(detail, sizeof detail, "%s", error_text((int)len));
+    else if (!token_file_is_private(rights.mode, rights.owner, rights.reader))
+        snprintf(detail, sizeof detail, "%s", TOKEN_FILE_NOT_PRIVATE);
+    else
+        err = token_read_one(out, span_of(text, (size_t)len), detail);
+    mac_wipe(text, sizeof text);
+    if (err)
+        snprintf(why, why_len, "cluster-token-file %s: %s", config->cluster_token_file, detail);
+    return err;
+}
+
 static void signalled(void *arg, enum loop_signal what)
 {
     if (what == SIGNAL_HANG_UP)
@@ -171,14 +192,18 @@ static void join_threads(const struct loops *loops)
         loop_join(loops->store);
 }
 
-static int serve(const struct loops *loops, struct log *log, const struct config *config, struct tokens *tokens)
+static int serve(const struct loops *loops, struct log *log, const struct config *config, struct tokens *tokens,
+                 struct token *cluster_token)
 {
     struct server *server = malloc(sizeof *server);
     if (!server)
         return complain("out of memory");
     int status = 1;
     if (server_open(server, loops->all, loops->count, loops->store, log, config, tokens) == 0) {
-        int err = loop_catch_signals(loops->all[0], signalled, server);
+        int err = config->peers[0] != '\0' ? server_join_cluster(server, cluster_token) : 0;
+        mac_wipe(cluster_token, sizeof *cluster_token);
+        if (err == 0)
+            err = loop_catch_signals(loops->all[0], signalled, server);
         if (err == 0)
             err = start_threads(loops);
         if (err) {
@@ -223,13 +248,13 @@ static int make_loops(struct loops *loops, const struct config *config, const st
     return err;
 }
 
-static int run(const struct config *config, struct tokens *tokens)
+static int run(const struct config *config, struct tokens *tokens, struct token *cluster_token)
 {
     struct log log;
     struct loops loops;
     loop_log_to_stderr(&log, config_log_level(config));
     int err = make_loops(&loops, config, &log);
-    int status = err ? complain(error_text(err)) : serve(&loops, &log, config, tokens);
+    int status = err ? complain(error_text(err)) : serve(&loops, &log, config, tokens, cluster_token);
     free_loops(&loops);
     return status;
 }
@@ -255,15 +280,17 @@ int main(int argc, char **argv)
 
     struct config *config = malloc(sizeof *config);
     struct tokens *tokens = NULL;
+    struct token cluster_token = {0};
     int status = 0;
     if (!config)
         return complain("out of memory");
-    if (load_config(config, &command, argc, argv, why, sizeof why) != 0 || read_tokens(config, &tokens, why, sizeof why) != 0)
+    if (load_config(config, &command, argc, argv, why, sizeof why) != 0 || read_tokens(config, &tokens, why, sizeof why) != 0 ||
+        read_cluster_token(config, &cluster_token, why, sizeof why) != 0)
         status = complain(why);
     else if (command.check)
         printf("kvd: the settings are good\n");
     else
-        status = run(config, tokens);
+        status = run(config, tokens, &cluster_token);
     tokens_unref(tokens);
     free(config);
     return status;

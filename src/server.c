@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "base/text.h"
+#include "cluster/cluster.h"
 #include "proto/settings.h"
 #include "session.h"
 
@@ -141,6 +142,15 @@ static void loop_hangs_up(struct task *task)
 
 /* ---- start ---- */
 
+/* Others find this node at its door, so that has to be open; and its folder has to be its own. */
+static void begin_cluster(struct server *server)
+{
+    if (!server->cluster || !server->folder_held || server->state != SERVER_SERVING)
+        return;
+    server->folder_held = false; /* once */
+    cluster_begin(server->cluster, store_newest_version(server->store));
+}
+
 static void serve(struct server *server)
 {
     if (server->state != SERVER_STARTING)
@@ -158,6 +168,7 @@ static void serve(struct server *server)
              (unsigned)listener_port(server->listener));
     for (unsigned i = 0; i < server->loop_count; i++)
         tell_loop(&server->loops[i], &server->loops[i].serve, loop_serves);
+    begin_cluster(server);
 }
 
 static void waited_enough(struct timer *timer)
@@ -171,8 +182,11 @@ static void waited_enough(struct timer *timer)
 static void opened(void *arg, int err)
 {
     struct server *server = arg;
-    if (err == 0)
+    if (err == 0) {
+        server->folder_held = true;
+        begin_cluster(server);
         return;
+    }
     bool damaged = err <= KVD_EPROTO;
     if (damaged || server->state != SERVER_STARTING) {
         log_error(server->log, "disk_off", "dir=\"%s\" err=\"%s\"", server->config->dir, error_text(err));
@@ -421,15 +435,30 @@ static void close_store(struct task *task)
     store_close(server->store, server->tearing_down, store_closed, server);
 }
 
+static void close_when_alone(struct server *server)
+{
+    if (!server->all_alone || !server->cluster_gone)
+        return;
+    task_init(&server->closing, server->loops[0].loop, close_store);
+    if (access_end(&server->access, &server->closing))
+        close_store(&server->closing);
+}
+
+static void cluster_has_ended(struct task *task)
+{
+    struct server *server = CONTAINER_OF(task, struct server, cluster_ended);
+    server->cluster_gone = true;
+    close_when_alone(server);
+}
+
 /* On the first loop: nobody of another one asks for anything any more. */
 static void loop_is_alone(struct task *task)
 {
     struct server *server = CONTAINER_OF(task, struct server_loop, alone)->server;
     if (++server->alone_count < server->loop_count)
         return;
-    task_init(&server->closing, server->loops[0].loop, close_store);
-    if (access_end(&server->access, &server->closing))
-        close_store(&server->closing);
+    server->all_alone = true;
+    close_when_alone(server);
 }
 
 /* A request that outlives its session (a prefix remove on its walk) needs the store. No connection comes after the news of the end: those
@@ -497,8 +526,41 @@ void server_stop(struct server *server)
     if (server->exit_status == 0)
         log_info(server->log, "stopping", "connections=%llu", connections(server));
     timer_start(&server->drain_timer, server->config->drain_timeout);
+    server->cluster_gone = !server->cluster;
+    task_init(&server->cluster_ended, server->loops[0].loop, cluster_has_ended);
+    if (server->cluster)
+        cluster_end(server->cluster, &server->cluster_ended);
     for (unsigned i = 0; i < server->loop_count; i++)
         tell_loop(&server->loops[i], &server->loops[i].drain, loop_drains);
+}
+
+/* Another process has this node's name. */
+static void node_is_over(void *arg)
+{
+    struct server *server = arg;
+    server->exit_status = 1;
+    if (server->state != SERVER_DRAINING)
+        server_stop(server);
+}
+
+int server_join_cluster(struct server *server, const struct token *token)
+{
+    const struct config *config = server->config;
+    server->cluster_token = *token;
+    struct cluster_options options = {
+        .dir = config->dir,
+        .cluster = config->cluster,
+        .id = config->node,
+        .address = config->advertise,
+        .token = span_of(server->cluster_token.bytes, token->len),
+        .lease_ms = config->lease_time,
+        .suspect_ms = config->suspect,
+        .dead_after_ms = config->dead_after,
+    };
+    int err = cluster_new(&server->cluster, server->loops[0].loop, server->store_loop, server->log, &options, node_is_over, server);
+    if (err)
+        log_error(server->log, "cannot_start", "err=\"%s\"", error_text(err));
+    return err;
 }
 
 void server_hang_up(struct server *server)
@@ -527,6 +589,8 @@ void server_tear_down(struct server *server)
 
 void server_fini(struct server *server)
 {
+    cluster_free(server->cluster);
+    mac_wipe(&server->cluster_token, sizeof server->cluster_token);
     store_free(server->store);
     access_fini(&server->access);
     free_loops(server);

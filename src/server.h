@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "access.h"
+#include "auth/token.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "config.h"
@@ -93,6 +94,7 @@ struct server {
     struct store *store;
     struct loop *store_loop;
     struct access access; /* any loop's */
+    struct token cluster_token;
     struct server_loop *loops;
     unsigned loop_count;
     uint64_t started_ms;
@@ -112,12 +114,15 @@ struct server {
     char port_text[16];       /* what the port file says */
     struct timer start_timer; /* --wait-for-index */
     struct timer drain_timer;
-    bool drain_over;      /* clients have had their time */
-    struct task stop;     /* of what is torn down */
-    struct task closing;  /* of the store, at the end */
-    unsigned alone_count; /* loops on which all is over */
-    bool stop_asked;      /* the store is closing */
-    bool hurried;         /* and has had its time */
+    bool drain_over;         /* clients have had their time */
+    struct task stop;        /* of what is torn down */
+    struct task closing;     /* of the store, at the end */
+    unsigned alone_count;    /* loops on which all is over */
+    bool stop_asked;         /* the store is closing */
+    bool hurried;            /* and has had its time */
+    struct cluster *cluster; /* NULL: this node is alone. The first loop's, but for its figures */
+    struct task cluster_ended;
+    bool folder_held, all_alone, cluster_gone;
     int exit_status;
 };
 
@@ -127,6 +132,8 @@ struct server {
  * server->exit_status set. `tokens`, if not NULL, is what is to be shown by who wants to be served; a reference is taken. */
 int server_open(struct server *server, struct loop *const *loops, unsigned loop_count, struct loop *store_loop, struct log *log,
                 const struct config *config, struct tokens *tokens);
+/* Be one of a cluster, with its token, which is copied. After server_open(), before the loops run. Returns 0, or -ENOMEM, logged. */
+int server_join_cluster(struct server *server, const struct token *token);
 /* SIGHUP: where there are tokens, read their file again; else as server_stop(). */
 void server_hang_up(struct server *server);
 /* SIGTERM: stop listening, finish what is under way, write, seal, and stop the loops. A second call drops what is not written. */

@@ -739,7 +739,7 @@ void session_tick(struct session *session, uint64_t now)
         session->owed_bytes = sent + conn_unsent_bytes(session->conn); /* some of it may have been queued in this very turn */
         session->progress_ms = now;
     }
-    bool stranger = session->grant.rights == 0 && session->here->state != SERVER_STARTING;
+    bool stranger = session->grant.rights == 0 && session->neighbour[0] == '\0' && session->here->state != SERVER_STARTING;
     bool half_way = session->state != SESSION_PREFIX || session->have > 0;
     bool ours = session->waiting || session->stash || session->state == SESSION_READY || session_clogged(session);
     if (ours || !half_way || conn_received_bytes(session->conn) - session->received_bytes >= PACE_BYTES)

@@ -58,6 +58,8 @@ const char *op_name(uint8_t op)
         [OP_INFO] = "INFO",
         [OP_CONFIG] = "CONFIG",
         [OP_ADMIN] = "ADMIN",
+        [OP_JOIN] = "JOIN",
+        [OP_BEAT] = "BEAT",
         [OP_WATCH] = "WATCH",
     };
     return op < sizeof names / sizeof names[0] ? names[op] : NULL;

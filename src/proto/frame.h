@@ -26,6 +26,8 @@ enum op {
     OP_CONFIG = 0x23,
     OP_ADMIN = 0x24,
     OP_WATCH = 0x25,
+    OP_JOIN = 0x40, /* from here to 0x5f: kvd to kvd */
+    OP_BEAT = 0x41,
 };
 
 enum code {

@@ -428,6 +428,51 @@ struct msg_segment {
     uint64_t idle_ms; /* since the last read; not there when there was none */
 };
 
+/* ---- kvd to kvd ---- */
+
+enum { F_JOIN_CLUSTER = 1, F_JOIN_FROM, F_JOIN_TO, F_JOIN_NONCE, F_JOIN_MAC };
+struct msg_join {
+    MSG_REQUEST_HEAD;
+    struct span cluster;
+    struct span from; /* ids */
+    struct span to;
+    struct span nonce;
+    struct span mac;
+};
+enum { F_JOINR_MAC };
+struct msg_join_reply {
+    uint32_t has;
+    struct span mac;
+};
+
+enum {
+    F_BEAT_START = 1,
+    F_BEAT_RANDOM,
+    F_BEAT_ADDRESS,
+    F_BEAT_KNOWN,
+    F_BEAT_ACKNOWLEDGED,
+    F_BEAT_EFFECTIVE,
+    F_BEAT_ASKED,
+    F_BEAT_PROMISED,
+    F_BEAT_PROMISED_VIEW,
+    F_BEAT_CEILING,
+    F_BEAT_ACTING,
+    F_BEAT_WANTS_IN,
+    F_BEAT_LEFT,
+    F_BEAT_FORMER_DEAD,
+    F_BEAT_VIEW
+};
+struct msg_beat { /* request and reply alike */
+    MSG_REQUEST_HEAD;
+    uint64_t start, random;
+    struct span address;
+    uint64_t known, acknowledged, effective;
+    uint64_t asked_us, promised_us, promised_view;
+    uint64_t ceiling;
+    bool acting, wants_in, left, former_dead;
+    struct span view; /* as it lies in the ring */
+};
+
 enum { F_FAIL_MESSAGE, F_FAIL_RETRY, F_FAIL_REASON };
 struct msg_failure_reply {
     uint32_t has;

@@ -266,6 +266,39 @@ static const struct field segment_fields[] = {
 };
 const struct schema msg_segment_part = SCHEMA("segment", msg_segment, segment_fields);
 
+static const struct field join_fields[] = {
+    TIMEOUT_FIELD(msg_join),
+    [F_JOIN_CLUSTER] = NEEDED(msg_join, cluster, STR),
+    [F_JOIN_FROM] = NEEDED(msg_join, from, STR),
+    [F_JOIN_TO] = NEEDED(msg_join, to, STR),
+    [F_JOIN_NONCE] = NEEDED(msg_join, nonce, BIN),
+    [F_JOIN_MAC] = NEEDED(msg_join, mac, BIN),
+};
+static const struct schema join_schema = SCHEMA("JOIN", msg_join, join_fields);
+
+static const struct field join_reply_fields[] = {[F_JOINR_MAC] = NEEDED(msg_join_reply, mac, BIN)};
+static const struct schema join_reply_schema = SCHEMA("JOIN reply", msg_join_reply, join_reply_fields);
+
+static const struct field beat_fields[] = {
+    TIMEOUT_FIELD(msg_beat),
+    [F_BEAT_START] = NEEDED(msg_beat, start, U64),
+    [F_BEAT_RANDOM] = NEEDED(msg_beat, random, U64),
+    [F_BEAT_ADDRESS] = NEEDED(msg_beat, address, STR),
+    [F_BEAT_KNOWN] = NEEDED(msg_beat, known, U64),
+    [F_BEAT_ACKNOWLEDGED] = NEEDED(msg_beat, acknowledged, U64),
+    [F_BEAT_EFFECTIVE] = NEEDED(msg_beat, effective, U64),
+    [F_BEAT_ASKED] = NEEDED(msg_beat, asked_us, U64),
+    [F_BEAT_PROMISED] = FIELD(msg_beat, promised_us, U64),
+    [F_BEAT_PROMISED_VIEW] = FIELD(msg_beat, promised_view, U64),
+    [F_BEAT_CEILING] = FIELD(msg_beat, ceiling, U64),
+    [F_BEAT_ACTING] = FIELD(msg_beat, acting, BOOL),
+    [F_BEAT_WANTS_IN] = FIELD(msg_beat, wants_in, BOOL),
+    [F_BEAT_LEFT] = FIELD(msg_beat, left, BOOL),
+    [F_BEAT_FORMER_DEAD] = FIELD(msg_beat, former_dead, BOOL),
+    [F_BEAT_VIEW] = FIELD(msg_beat, view, BIN),
+};
+static const struct schema beat_schema = SCHEMA("BEAT", msg_beat, beat_fields);
+
 struct pair {
     const struct schema *request;
     const struct schema *reply;
@@ -291,6 +324,8 @@ static const struct pair pairs[] = {
     [OP_CONFIG] = {&config_schema, &config_reply_schema},
     [OP_ADMIN] = {&admin_schema, &admin_reply_schema},
     [OP_WATCH] = {&plain_schema, &empty_schema},
+    [OP_JOIN] = {&join_schema, &join_reply_schema},
+    [OP_BEAT] = {&beat_schema, &beat_schema},
 };
 
 enum { PAIR_COUNT = sizeof pairs / sizeof pairs[0] };

@@ -248,6 +248,14 @@ void store_free(struct store *store)
     loop_unlock(loop);
 }
 
+uint64_t store_newest_version(struct store *store)
+{
+    store_lock(store);
+    uint64_t version = disk_next_version(store->disk);
+    store_unlock(store);
+    return version;
+}
+
 void store_quiet(struct store *store)
 {
     store_lock(store);

@@ -406,6 +406,9 @@ typedef void (*store_segment_fn)(void *arg, const struct store_segment *segment)
  */
 uint64_t store_segments(struct store *store, uint64_t cursor, uint32_t limit, store_segment_fn fn, void *arg);
 
+/* A version that is as high as any that this node has given, or higher. */
+uint64_t store_newest_version(struct store *store);
+
 /* ---- the end ---- */
 
 /* What goes on in the background, and somebody waits for, ends now: a scrub. */

@@ -243,6 +243,12 @@ bool disk_name_is_temp(const char *name)
     return strcmp(name, "node.tmp") == 0 || strcmp(name, "probe.tmp") == 0 || disk_name_parse(name, "removes-", ".log.tmp", &sequence);
 }
 
+/* Not this tier's, but kvd's: the lock, and what says who is a member (docs/cluster.md). */
+static bool name_is_others(const char *name)
+{
+    return strcmp(name, "lock") == 0 || strcmp(name, "alive") == 0 || strcmp(name, "starts") == 0 || strncmp(name, "alive.", 6) == 0;
+}
+
 static bool entry_seen(void *arg, const char *name, bool regular, uint64_t size)
 {
     struct opening *opening = arg;
@@ -257,7 +263,7 @@ static bool entry_seen(void *arg, const char *name, bool regular, uint64_t size)
         opening->objects_marked = true;
     else if (regular && disk_name_is_temp(name) && opening->temp_count < TEMP_NAMES_MAX)
         (void)snprintf(opening->temps[opening->temp_count++], TEMP_NAME_BYTES, "%s", name);
-    else if (strcmp(name, "lock") != 0 && ++opening->foreign <= FOREIGN_LOGGED)
+    else if (!name_is_others(name) && ++opening->foreign <= FOREIGN_LOGGED)
         log_warn(opening->log, "foreign_file", "file=\"%s/%s\" what=\"left alone\"", opening->folder, name);
     return true;
 }

@@ -129,6 +129,19 @@ struct example {
 #define REMOVED(n) (&(const struct msg_removed_reply){.has = HAS(F_REMOVER_REMOVED), .removed = (n)})
 #define GOT (HAS(F_GETR_SIZE) | HAS(F_GETR_VERSION) | HAS(F_GETR_TIER) | HAS(F_GETR_CHECKSUM))
 
+static const struct msg_beat a_beat = {
+    .has = HAS(F_BEAT_START) | HAS(F_BEAT_RANDOM) | HAS(F_BEAT_ADDRESS) | HAS(F_BEAT_KNOWN) | HAS(F_BEAT_ACKNOWLEDGED) |
+           HAS(F_BEAT_EFFECTIVE) | HAS(F_BEAT_ASKED) | HAS(F_BEAT_ACTING),
+    .start = 3,
+    .random = 77,
+    .address = SPAN("10.0.0.1:7950"),
+    .known = 9,
+    .acknowledged = 9,
+    .effective = 8,
+    .asked_us = 1000000,
+    .acting = true,
+};
+
 static const struct example examples[] = {
     {"HELLO request", OP_HELLO, 0, 1,
      &(const struct msg_hello){.has = HAS(F_HELLO_VERSIONS) | HAS(F_HELLO_CLIENT), .versions = {versions, 1}, .client = SPAN("example")},
@@ -268,6 +281,17 @@ static const struct example examples[] = {
      NULL, ""},
     {"ADMIN reply segments", OP_ADMIN, 0, 19, &(const struct msg_admin_reply){.has = HAS(F_ADMINR_CURSOR) | HAS(F_ADMINR_SEGMENTS)},
      raw_segments, ""},
+    {"JOIN request", OP_JOIN, 0, 21,
+     &(const struct msg_join){.has = HAS(F_JOIN_CLUSTER) | HAS(F_JOIN_FROM) | HAS(F_JOIN_TO) | HAS(F_JOIN_NONCE) | HAS(F_JOIN_MAC),
+                              .cluster = SPAN("default"),
+                              .from = SPAN("node-a"),
+                              .to = SPAN("node-b"),
+                              .nonce = {nonce, sizeof nonce},
+                              .mac = {auth_mac, sizeof auth_mac}},
+     NULL, ""},
+    {"JOIN reply", OP_JOIN, 0, 21, &(const struct msg_join_reply){.has = HAS(F_JOINR_MAC), .mac = {auth_mac, sizeof auth_mac}}, NULL, ""},
+    {"BEAT request", OP_BEAT, 0, 22, &a_beat, NULL, ""},
+    {"BEAT reply", OP_BEAT, 0, 22, &a_beat, NULL, ""},
     {"WATCH request", OP_WATCH, 0, 20, NO_FIELDS, NULL, ""},
     {"WATCH reply UNSUPPORTED", OP_WATCH, CODE_UNSUPPORTED, 20, FAILURE("WATCH is not in this version"), NULL, ""},
 };
@@ -480,7 +504,7 @@ Test(protocol_page, every_op_has_a_request_and_a_reply)
         cr_assert(has_example(name, "request"), "%s has no request", name);
         cr_assert(has_example(name, "reply"), "%s has no reply", name);
     }
-    cr_assert_eq(ops, 19);
+    cr_assert_eq(ops, 21);
 }
 
 Test(protocol_page, nothing_on_the_page_is_left_unchecked)
@@ -559,7 +583,7 @@ static size_t names_on_page(const char *page, const char *(*name_of)(uint8_t), c
 Test(protocol_page, lists_every_op_and_code)
 {
     char *page = page_read();
-    cr_assert_eq(names_on_page(page, op_name, "| 0x%02x | [%s]"), 19);
+    cr_assert_eq(names_on_page(page, op_name, "| 0x%02x | [%s]"), 21);
     cr_assert_eq(names_on_page(page, code_name, "| %u | %s |"), 14);
     free(page);
 }

@@ -1,0 +1,577 @@
+#include "cluster/cluster.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "cluster/files.h"
+#include "cluster/peer.h"
+
+enum {
+    WATCH_LOOKS = 6, /* a quarter of a lease time apart: a lease time and a half */
+    LEAVE_MS = 1500, /* so long others may take to hear that this node leaves */
+};
+
+enum stage { STAGE_IDLE, STAGE_BEGIN, STAGE_WATCH, STAGE_FIRST, STAGE_RUN };
+
+struct cluster {
+    struct loop *home;
+    const struct log *log;
+    struct cluster_options options;
+    struct cluster_files files;
+    struct peer_self self;
+    cluster_over_fn over;
+    void *arg;
+    struct task over_task;
+    enum stage stage;
+    bool ending;
+    struct task *ended;
+    uint64_t ceiling;
+    uint64_t until_ms; /* of the leaving */
+    struct timer tick;
+    unsigned ops; /* under way */
+    unsigned looks;
+    uint8_t host[16];
+    struct alive before; /* of the start before, as it was first read */
+    bool before_there;
+    uint64_t claim_random, claimed_number;
+    uint64_t file_failures;
+    struct member member;
+    bool said_acting;
+    enum member_phase said_phase;
+    uint64_t said_effective, said_view;
+    struct peer *peers[MEMBER_PEERS_MAX];
+    struct mutex *info_lock;
+    struct cluster_info info;
+};
+
+static uint64_t now_us(const struct cluster *c)
+{
+    return loop_boot_us(c->home);
+}
+
+static void drive(struct cluster *c);
+
+/* ---- figures ---- */
+
+static struct peer *way_to(const struct cluster *c, const char *id)
+{
+    for (size_t i = 0; i < MEMBER_PEERS_MAX; i++)
+        if (c->peers[i] && strcmp(c->peers[i]->id, id) == 0)
+            return c->peers[i];
+    return NULL;
+}
+
+static const char *state_of(const struct cluster *c)
+{
+    static const char *const phases[] = {[MEMBER_LOOKING] = "looking",
+                                         [MEMBER_OUTSIDE] = "outside",
+                                         [MEMBER_INSIDE] = "fenced",
+                                         [MEMBER_LEFT] = "left",
+                                         [MEMBER_REPLACED] = "replaced"};
+    if (c->stage != STAGE_RUN)
+        return "starting";
+    return member_may_act(&c->member, now_us(c)) ? "acting" : phases[c->member.phase];
+}
+
+static void add_peer(const struct cluster *c, struct cluster_info *info, const struct node_name *name, const struct peer_state *state)
+{
+    const struct peer *way = way_to(c, name->id);
+    struct cluster_peer_info *out = &info->peers[info->count++];
+    *out = (struct cluster_peer_info){.start = name->incarnation.start};
+    memcpy(out->id, name->id, sizeof out->id);
+    memcpy(out->address, name->address, sizeof out->address);
+    out->member = view_has(&c->member.known, name->id, name->incarnation);
+    out->self = !state;
+    out->near = !state || (state->heard && c->member.now_us - state->heard_us < c->member.options.suspect_us);
+    out->acting = state ? state->acting && out->near : member_may_act(&c->member, now_us(c));
+    out->acknowledged = state ? state->acknowledged : c->member.acknowledged;
+    if (!way)
+        return;
+    out->round_trip_us = way->round_trip_us;
+    out->beats = way->beats;
+    out->failures = way->failures;
+    out->sent_bytes = way->sent_bytes + (way->conn && way->phase != PEER_CLOSING ? conn_sent_bytes(way->conn) : 0);
+    out->received_bytes = way->received_bytes + (way->conn && way->phase != PEER_CLOSING ? conn_received_bytes(way->conn) : 0);
+}
+
+static void tell_figures(struct cluster *c)
+{
+    const struct member *m = &c->member;
+    mutex_lock(c->info_lock);
+    struct cluster_info *info = &c->info;
+    *info = (struct cluster_info){.state = state_of(c), .file_failures = c->file_failures};
+    if (c->stage == STAGE_RUN) {
+        info->start = m->options.name.incarnation.start;
+        info->view = m->known.number;
+        info->acknowledged = m->acknowledged;
+        info->effective = m->effective;
+        info->floor = m->known.floor;
+        info->members = m->known.count;
+        info->lease_left_ms = member_lease_left_us(m, now_us(c)) / 1000;
+        info->renewals_by_file = m->renewals_by_file;
+        info->renewals_by_promise = m->renewals_by_promise;
+        info->views_published = m->views_published;
+        info->left_out = m->left_out;
+        add_peer(c, info, &m->options.name, NULL);
+        for (uint32_t i = 0; i < m->peer_count; i++)
+            add_peer(c, info, &m->peers[i].name, &m->peers[i]);
+    }
+    mutex_unlock(c->info_lock);
+}
+
+void cluster_info(struct cluster *c, struct cluster_info *out)
+{
+    mutex_lock(c->info_lock);
+    *out = c->info;
+    mutex_unlock(c->info_lock);
+}
+
+/* ---- the end ---- */
+
+static void is_over(struct task *task)
+{
+    struct cluster *c = CONTAINER_OF(task, struct cluster, over_task);
+    c->over(c->arg);
+}
+
+static bool all_told(const struct cluster *c)
+{
+    for (size_t i = 0; i < MEMBER_PEERS_MAX; i++)
+        if (c->peers[i] && c->peers[i]->waiting)
+            return false;
+    return c->ops == 0;
+}
+
+/* Whoever is waited for has heard, or had his time: let go. */
+static void check_end(struct cluster *c)
+{
+    if (!c->ending || !c->ended || (!all_told(c) && loop_now_ms(c->home) < c->until_ms))
+        return;
+    bool open = c->ops > 0;
+    for (size_t i = 0; i < MEMBER_PEERS_MAX; i++) {
+        if (!c->peers[i])
+            continue;
+        if (c->peers[i]->phase != PEER_CLOSED && c->peers[i]->phase != PEER_CLOSING)
+            peer_close(c->peers[i]);
+        open |= c->peers[i]->conn != NULL;
+    }
+    if (open)
+        return;
+    timer_stop(&c->tick);
+    task_post(c->ended);
+    c->ended = NULL;
+}
+
+/* ---- news ---- */
+
+static void say_news(struct cluster *c)
+{
+    const struct member *m = &c->member;
+    bool acting = member_may_act(m, now_us(c));
+    if (m->known.number != c->said_view)
+        log_info(c->log, "view_known", "view=%llu members=%u member=%s", (unsigned long long)m->known.number, m->known.count,
+                 m->phase == MEMBER_INSIDE ? "yes" : "no");
+    if (m->in_effective && m->effective != c->said_effective)
+        log_info(c->log, "view_effective", "view=%llu", (unsigned long long)m->effective);
+    if (acting != c->said_acting)
+        log_write(c->log, acting || m->phase == MEMBER_LEFT ? LOG_INFO : LOG_WARN, acting ? "lease_begins" : "fenced",
+                  "view=%llu start=%llu", (unsigned long long)m->known.number, (unsigned long long)m->options.name.incarnation.start);
+    if (m->phase == MEMBER_REPLACED && c->said_phase != MEMBER_REPLACED) {
+        log_error(c->log, "node_replaced", "node=%s err=\"another process runs as this node\"", c->options.id);
+        task_post(&c->over_task);
+    }
+    c->said_acting = acting;
+    c->said_view = m->known.number;
+    c->said_effective = m->in_effective ? m->effective : c->said_effective;
+    c->said_phase = m->phase;
+}
+
+/* ---- ways to others ---- */
+
+static void beat_ended(struct peer *peer, int err, const struct beat *answer)
+{
+    struct cluster *c = peer->owner;
+    if (answer)
+        member_hear(&c->member, now_us(c), answer);
+    if (err == KVD_EDENIED && !peer->denied)
+        log_warn(c->log, "peer_denied", "node=%s addr=%s err=\"it has another token, or is another node\"", peer->id, peer->address);
+    peer->denied = err == KVD_EDENIED;
+    enum member_sent sent = answer ? SENT_ANSWERED : err == -ECONNREFUSED ? SENT_REFUSED : SENT_LOST;
+    member_sent(&c->member, now_us(c), peer->id, sent);
+    drive(c);
+}
+
+static void way_closed(struct peer *peer)
+{
+    check_end(peer->owner);
+}
+
+/* One that leads to nobody who is a member makes room. NULL: heap, or all are in use. */
+static struct peer *way_make(struct cluster *c, const char *id)
+{
+    size_t at = MEMBER_PEERS_MAX;
+    for (size_t i = 0; i < MEMBER_PEERS_MAX && at == MEMBER_PEERS_MAX; i++) {
+        const struct peer *peer = c->peers[i];
+        if (!peer || (!peer->conn && !peer->waiting && !view_member(&c->member.known, peer->id)))
+            at = i;
+    }
+    if (at == MEMBER_PEERS_MAX)
+        return NULL;
+    if (c->peers[at])
+        peer_fini(c->peers[at]);
+    else
+        c->peers[at] = malloc(sizeof *c->peers[at]);
+    if (c->peers[at])
+        peer_init(c->peers[at], &c->self, id, beat_ended, way_closed, c);
+    return c->peers[at];
+}
+
+/* Connections to those who are in no view any more. */
+static void close_idle_ways(struct cluster *c)
+{
+    for (size_t i = 0; i < MEMBER_PEERS_MAX; i++) {
+        struct peer *peer = c->peers[i];
+        if (peer && peer->phase == PEER_READY && !view_member(&c->member.known, peer->id))
+            peer_close(peer);
+    }
+}
+
+static void send_to(struct cluster *c, const struct member_action *action)
+{
+    struct peer *peer = way_to(c, action->to->id);
+    if (!peer)
+        peer = way_make(c, action->to->id);
+    if (!peer || peer->waiting) {
+        member_sent(&c->member, now_us(c), action->to->id, SENT_LOST);
+        return;
+    }
+    peer_send(peer, action->to->address, &action->beat);
+}
+
+/* ---- files ---- */
+
+static void tell_member(struct cluster *c, const struct files_op *op)
+{
+    struct member *m = &c->member;
+    const struct view *view = op->found == FOUND_VIEW ? &op->view : NULL;
+    uint64_t now = now_us(c);
+    if (op->err < 0 && op->err != -EEXIST && op->err != -ENOENT) {
+        c->file_failures++;
+        log_debug(c->log, "cluster_file", "act=%d view=%llu err=\"%s\"", (int)op->act, (unsigned long long)op->number, error_text(op->err));
+    }
+    switch (op->act) {
+    case MEMBER_READ_RING:
+        member_ring_read(m, now, op->started_us, op->found, view);
+        break;
+    case MEMBER_READ_SLOT:
+        member_slot_read(m, now, op->started_us, op->found, view);
+        break;
+    case MEMBER_READ_VIEW:
+        member_view_read(m, now, op->found, view);
+        break;
+    case MEMBER_LINK:
+        member_linked(m, now, op->linked);
+        break;
+    case MEMBER_WRITE_SLOT:
+        member_slot_written(m, now, op->err == 0);
+        break;
+    case MEMBER_WRITE_ALIVE:
+        member_alive_written(m, now, op->started_us, op->alive_result);
+        break;
+    case MEMBER_READ_ALIVE:
+        member_alive_read(m, now, op->started_us, op->id, op->alive_there ? &op->alive : NULL);
+        break;
+    case MEMBER_CLAIM:
+        member_claimed(m, now, op->claimed, c->claim_random, c->ceiling);
+        break;
+    case MEMBER_SEND:
+        break;
+    }
+}
+
+static void file_ended(struct files_op *op)
+{
+    struct cluster *c = op->owner;
+    c->ops--;
+    tell_member(c, op);
+    files_free(op);
+    drive(c);
+}
+
+/* It was not even begun: the heap is out. It is tried again as what failed. */
+static void file_failed(struct cluster *c, const struct member_action *action)
+{
+    struct files_op failed = {.act = action->act,
+                              .number = action->number,
+                              .err = -ENOMEM,
+                              .found = FOUND_ERROR,
+                              .linked = LINK_UNKNOWN,
+                              .alive_result = ALIVE_FAILED,
+                              .claimed = CLAIM_FAILED};
+    if (action->to)
+        memcpy(failed.id, action->to->id, sizeof failed.id);
+    tell_member(c, &failed);
+}
+
+static void claim_next(struct cluster *c, struct files_op *op)
+{
+    if (c->claimed_number != op->number && loop_random(c->home, &c->claim_random, sizeof c->claim_random) == 0)
+        c->claimed_number = op->number;
+    op->alive = (struct alive){.name = c->member.options.name};
+    op->alive.name.incarnation.random = c->claim_random;
+    memcpy(op->alive.host, c->host, sizeof c->host);
+    op->former_dead = c->member.options.former_dead;
+}
+
+static void file_start(struct cluster *c, const struct member_action *action)
+{
+    struct files_op *op = files_new(&c->files, FILES_ACT, file_ended, c);
+    if (!op) {
+        file_failed(c, action);
+        return;
+    }
+    op->act = action->act;
+    op->number = action->number;
+    if (action->view)
+        op->view = *action->view;
+    op->alive = action->alive;
+    if (action->act == MEMBER_READ_ALIVE)
+        memcpy(op->id, action->to->id, sizeof op->id);
+    if (action->act == MEMBER_CLAIM)
+        claim_next(c, op);
+    c->ops++;
+    files_start(op);
+}
+
+static void drive(struct cluster *c)
+{
+    struct member_action action;
+    if (c->ending && !c->ended)
+        return;
+    while (member_next(&c->member, &action)) {
+        if (action.act == MEMBER_SEND)
+            send_to(c, &action);
+        else
+            file_start(c, &action);
+    }
+    say_news(c);
+    close_idle_ways(c);
+    tell_figures(c);
+    check_end(c);
+}
+
+/* ---- the start ---- */
+
+static void run(struct cluster *c, uint64_t start, bool former_dead)
+{
+    uint64_t random = 0;
+    (void)loop_random(c->home, &random, sizeof random);
+    struct member_options options = {
+        .name = {.incarnation = {start, random}},
+        .former_dead = former_dead,
+        .ceiling = c->ceiling,
+        .lease_us = c->options.lease_ms * 1000,
+        .suspect_us = c->options.suspect_ms * 1000,
+        .dead_after_us = c->options.dead_after_ms * 1000,
+    };
+    snprintf(options.name.id, sizeof options.name.id, "%s", c->options.id);
+    snprintf(options.name.address, sizeof options.name.address, "%s", c->options.address);
+    memcpy(options.host, c->host, sizeof options.host);
+    c->stage = STAGE_RUN;
+    log_info(c->log, "node_start", "node=%s start=%llu addr=%s former_dead=%s", c->options.id, (unsigned long long)start,
+             c->options.address, former_dead ? "yes" : "no");
+    member_init(&c->member, &options, now_us(c));
+    timer_start(&c->tick, member_tick_us(&c->member) / 1000);
+    drive(c);
+}
+
+static void look_again(struct cluster *c)
+{
+    timer_start(&c->tick, c->options.lease_ms / 4);
+}
+
+static void first_claimed(struct files_op *op)
+{
+    struct cluster *c = op->owner;
+    uint64_t start = op->number;
+    bool former_dead = op->former_dead;
+    int err = op->err;
+    c->ops--;
+    files_free(op);
+    if (c->ending) {
+        check_end(c);
+    } else if (err) {
+        log_error(c->log, "cluster_start", "err=\"%s\" retried=yes", error_text(err));
+        c->stage = STAGE_IDLE;
+        look_again(c);
+    } else {
+        run(c, start, former_dead);
+    }
+}
+
+static void claim_first(struct cluster *c)
+{
+    struct files_op *op = files_new(&c->files, FILES_FIRST, first_claimed, c);
+    if (!op) {
+        look_again(c);
+        return;
+    }
+    c->stage = STAGE_FIRST;
+    const struct alive *before = &c->before;
+    bool dead = c->before_there && (before->left || memcmp(before->host, c->host, sizeof c->host) == 0);
+    op->former_dead = !c->before_there || (dead && before->former_dead);
+    op->number = c->before_there ? before->name.incarnation.start + 1 : 1;
+    memcpy(op->host, c->host, sizeof op->host);
+    snprintf(op->alive.name.id, sizeof op->alive.name.id, "%s", c->options.id);
+    snprintf(op->alive.name.address, sizeof op->alive.name.address, "%s", c->options.address);
+    memcpy(op->alive.host, c->host, sizeof op->alive.host);
+    c->ops++;
+    files_start(op);
+}
+
+static bool changed(const struct alive *a, const struct alive *b)
+{
+    return a->count != b->count || !incarnation_equal(a->name.incarnation, b->name.incarnation);
+}
+
+static void looked(struct files_op *op)
+{
+    struct cluster *c = op->owner;
+    c->ops--;
+    int err = op->err;
+    struct alive now = op->alive;
+    bool there = op->alive_there;
+    bool first = c->looks == 0;
+    memcpy(c->host, op->host, sizeof c->host);
+    files_free(op);
+    if (c->ending) {
+        check_end(c);
+        return;
+    }
+    if (err) {
+        log_error(c->log, "cluster_start", "err=\"%s\" retried=yes", error_text(err));
+        look_again(c);
+        return;
+    }
+    if (!first && there && (!c->before_there || changed(&c->before, &now))) {
+        log_error(c->log, "node_in_use", "node=%s addr=%s err=\"another process runs as this node\"", c->options.id, now.name.address);
+        c->stage = STAGE_WATCH;
+        task_post(&c->over_task);
+        return;
+    }
+    c->before = now;
+    c->before_there = there;
+    c->looks++;
+    bool elsewhere = there && !now.left && memcmp(now.host, c->host, sizeof c->host) != 0;
+    if (elsewhere && c->looks <= WATCH_LOOKS)
+        look_again(c);
+    else
+        claim_first(c);
+}
+
+static void look(struct cluster *c)
+{
+    struct files_op *op = files_new(&c->files, FILES_BEGIN, looked, c);
+    if (!op) {
+        look_again(c);
+        return;
+    }
+    c->stage = STAGE_BEGIN;
+    c->ops++;
+    files_start(op);
+}
+
+static void ticked(struct timer *timer)
+{
+    struct cluster *c = CONTAINER_OF(timer, struct cluster, tick);
+    if (c->stage != STAGE_RUN) {
+        if (c->ending)
+            check_end(c);
+        else
+            look(c);
+        return;
+    }
+    timer_start(&c->tick, member_tick_us(&c->member) / 1000);
+    member_tick(&c->member, now_us(c));
+    drive(c);
+}
+
+int cluster_new(struct cluster **out, struct loop *home, struct loop *store_loop, const struct log *log,
+                const struct cluster_options *options, cluster_over_fn over, void *arg)
+{
+    struct cluster *c = calloc(1, sizeof *c);
+    if (!c)
+        return -ENOMEM;
+    c->info_lock = mutex_new();
+    if (!c->info_lock) {
+        free(c);
+        return -ENOMEM;
+    }
+    c->home = home;
+    c->log = log;
+    c->options = *options;
+    c->files =
+        (struct cluster_files){.home = home, .store_loop = store_loop, .dir = options->dir, .cluster = options->cluster, .id = options->id};
+    c->self = (struct peer_self){.loop = home, .log = log, .cluster = options->cluster, .id = options->id, .token = options->token};
+    c->over = over;
+    c->arg = arg;
+    c->info.state = "starting";
+    task_init(&c->over_task, home, is_over);
+    timer_init(&c->tick, home, ticked);
+    *out = c;
+    return 0;
+}
+
+void cluster_begin(struct cluster *c, uint64_t ceiling)
+{
+    CHECK(c->stage == STAGE_IDLE);
+    c->ceiling = ceiling;
+    look(c);
+}
+
+void cluster_end(struct cluster *c, struct task *task)
+{
+    c->ending = true;
+    c->ended = task;
+    c->until_ms = loop_now_ms(c->home) + LEAVE_MS;
+    if (c->stage != STAGE_RUN) {
+        check_end(c);
+        return;
+    }
+    member_leave(&c->member, now_us(c));
+    drive(c);
+}
+
+void cluster_free(struct cluster *c)
+{
+    if (!c)
+        return;
+    CHECK(c->ops == 0);
+    timer_stop(&c->tick);
+    task_cancel(&c->over_task);
+    for (size_t i = 0; i < MEMBER_PEERS_MAX; i++) {
+        if (c->peers[i])
+            peer_fini(c->peers[i]);
+        free(c->peers[i]);
+    }
+    mutex_free(c->info_lock);
+    free(c);
+}
+
+struct span cluster_token(const struct cluster *c)
+{
+    return c->options.token;
+}
+
+bool cluster_hear(struct cluster *c, const struct beat *beat, struct beat *answer)
+{
+    if (c->stage != STAGE_RUN || (c->ending && !c->ended))
+        return false;
+    member_hear(&c->member, now_us(c), beat);
+    bool answers = member_answer(&c->member, now_us(c), beat->from.id, answer);
+    drive(c);
+    return answers;
+}

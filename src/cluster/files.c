@@ -1,0 +1,351 @@
+#include "cluster/files.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <xxhash.h>
+
+#include "base/check.h"
+#include "base/error.h"
+#include "loop/fs.h"
+
+enum { RING_BYTES = VIEW_RING_SLOTS * VIEW_BYTES, PATH_BYTES = 2048, FIRST_TRIES = 4096 };
+
+struct files_op *files_new(const struct cluster_files *files, enum files_what what, files_fn fn, void *owner)
+{
+    struct files_op *op = calloc(1, sizeof *op);
+    if (!op)
+        return NULL;
+    op->files = *files;
+    op->what = what;
+    op->fn = fn;
+    op->owner = owner;
+    op->started_us = loop_boot_us(files->home);
+    return op;
+}
+
+void files_free(struct files_op *op)
+{
+    free(op);
+}
+
+/* ---- in the job ---- */
+
+static struct loop *counts(const struct files_op *op)
+{
+    return op->files.store_loop;
+}
+
+static struct span cluster_of(const struct files_op *op)
+{
+    return span_text(op->files.cluster);
+}
+
+__attribute__((format(printf, 3, 4))) static void path_of(const struct files_op *op, char out[PATH_BYTES], const char *format, ...)
+{
+    int n = snprintf(out, PATH_BYTES, "%s/%s/", op->files.dir, op->files.cluster);
+    va_list args;
+    va_start(args, format);
+    if (n > 0 && n < PATH_BYTES)
+        vsnprintf(out + n, (size_t)(PATH_BYTES - n), format, args);
+    va_end(args);
+}
+
+/* 0, KVD_ESHORT or -errno. `len` is a multiple of a block, `at` aligned to one. */
+static int read_at(const struct files_op *op, const char *path, uint8_t *at, uint64_t len, uint64_t offset)
+{
+    struct file file;
+    int err = fs_open(counts(op), &file, path, FS_READ_ONLY | FS_DIRECT);
+    if (err)
+        return err;
+    int64_t got = fs_read(counts(op), &file, at, len, offset);
+    (void)fs_close(counts(op), &file);
+    return got < 0 ? (int)got : (uint64_t)got < len ? KVD_ESHORT : 0;
+}
+
+static int write_at(const struct files_op *op, const char *path, const uint8_t *at, uint64_t offset)
+{
+    struct file file;
+    int err = fs_open(counts(op), &file, path, FS_DIRECT);
+    if (err)
+        return err;
+    err = fs_write(counts(op), &file, at, BLOCK_BYTES, offset);
+    if (!err)
+        err = fs_sync(counts(op), &file);
+    int close_err = fs_close(counts(op), &file);
+    return err ? err : close_err;
+}
+
+/* Write a file whole, and give it its name if nobody has: 0, -EEXIST (it is somebody's), or another errno: it may have the name or not. */
+static int publish(const struct files_op *op, const char *path, const uint8_t *at, uint64_t len)
+{
+    char temp[PATH_BYTES + 80];
+    snprintf(temp, sizeof temp, "%s.%s.tmp", path, op->files.id);
+    (void)fs_unlink(counts(op), temp);
+    struct file file;
+    int err = fs_open(counts(op), &file, temp, FS_CREATE);
+    if (err)
+        return err == -EEXIST ? -EAGAIN : err;
+    err = fs_write(counts(op), &file, at, len, 0);
+    if (!err)
+        err = fs_sync(counts(op), &file);
+    int close_err = fs_close(counts(op), &file);
+    if (!err)
+        err = close_err;
+    if (!err)
+        err = fs_link(counts(op), temp, path);
+    (void)fs_unlink(counts(op), temp);
+    return err;
+}
+
+static int sync_folder(const struct files_op *op, const char *name)
+{
+    char path[PATH_BYTES];
+    path_of(op, path, "%s", name);
+    return fs_sync_dir(counts(op), path);
+}
+
+static enum member_found found_of(int err)
+{
+    return err == 0              ? FOUND_VIEW
+           : err == VIEW_EMPTY   ? FOUND_NOTHING
+           : err == KVD_ECORRUPT ? FOUND_GARBLED
+           : err == KVD_EFORMAT  ? FOUND_GARBLED
+                                 : FOUND_ERROR;
+}
+
+static void read_ring(struct files_op *op, uint8_t *block, const char *path)
+{
+    uint8_t *ring = aligned_alloc(BLOCK_BYTES, RING_BYTES);
+    (void)block;
+    op->err = ring ? read_at(op, path, ring, RING_BYTES, 0) : -ENOMEM;
+    op->found = op->err ? FOUND_ERROR : FOUND_NOTHING;
+    for (size_t i = 0; i < VIEW_RING_SLOTS && !op->err; i++) {
+        struct view view;
+        if (view_parse(ring + i * VIEW_BYTES, VIEW_BYTES, cluster_of(op), &view) == 0 && view.number > op->view.number) {
+            op->view = view;
+            op->found = FOUND_VIEW;
+        }
+    }
+    free(ring);
+}
+
+static void read_alive(struct files_op *op, uint8_t *block, const char *id)
+{
+    char path[PATH_BYTES];
+    path_of(op, path, "%s/alive", id);
+    op->err = read_at(op, path, block, ALIVE_BYTES, 0);
+    if (!op->err)
+        op->err = alive_parse(block, ALIVE_BYTES, cluster_of(op), &op->alive);
+    op->alive_there = op->err == 0;
+}
+
+/* It is read first: a later start of this id ends this one. */
+static void write_alive(struct files_op *op, uint8_t *block)
+{
+    struct alive mine = op->alive;
+    read_alive(op, block, op->files.id);
+    bool later = op->alive_there && incarnation_before(mine.name.incarnation, op->alive.name.incarnation);
+    op->alive_result = later ? ALIVE_REPLACED : ALIVE_FAILED;
+    if (later || op->err < 0)
+        if (later || (op->err != KVD_ECORRUPT && op->err != KVD_EFORMAT))
+            return;
+    char path[PATH_BYTES];
+    path_of(op, path, "%s/alive", op->files.id);
+    alive_build(block, cluster_of(op), &mine);
+    op->err = write_at(op, path, block, 0);
+    op->alive_result = op->err ? ALIVE_FAILED : ALIVE_WRITTEN;
+}
+
+/* A start's name, with who has it. Returns 0, -EEXIST or another errno. */
+static int claim(struct files_op *op, uint8_t *block, uint64_t start)
+{
+    struct alive who = op->alive;
+    char path[PATH_BYTES];
+    who.name.incarnation.start = start;
+    who.former_dead = op->former_dead;
+    alive_build(block, cluster_of(op), &who);
+    path_of(op, path, "%s/starts/%llu", op->files.id, (unsigned long long)start);
+    int err = publish(op, path, block, ALIVE_BYTES);
+    char folder[NODE_ID_MAX + 16];
+    snprintf(folder, sizeof folder, "%s/starts", op->files.id);
+    return err ? err : sync_folder(op, folder);
+}
+
+/* Claims that were made and left: who made them is dead if he was on this host. */
+static void claim_first(struct files_op *op, uint8_t *block)
+{
+    for (unsigned i = 0; i < FIRST_TRIES; i++, op->number++) {
+        op->err = claim(op, block, op->number);
+        if (op->err != -EEXIST)
+            return;
+        struct alive before;
+        char path[PATH_BYTES];
+        path_of(op, path, "%s/starts/%llu", op->files.id, (unsigned long long)op->number);
+        int err = read_at(op, path, block, ALIVE_BYTES, 0);
+        if (!err)
+            err = alive_parse(block, ALIVE_BYTES, cluster_of(op), &before);
+        if (err || memcmp(before.host, op->host, sizeof op->host) != 0)
+            op->former_dead = false;
+    }
+}
+
+static void make_ring(struct files_op *op)
+{
+    char path[PATH_BYTES];
+    path_of(op, path, "views/ring");
+    uint8_t *zeros = aligned_alloc(BLOCK_BYTES, RING_BYTES);
+    op->err = zeros ? read_at(op, path, zeros, BLOCK_BYTES, 0) : -ENOMEM;
+    if (op->err == -ENOENT) {
+        memset(zeros, 0, RING_BYTES);
+        op->err = publish(op, path, zeros, RING_BYTES);
+        op->err = op->err == -EEXIST ? 0 : op->err;
+    }
+    free(zeros);
+}
+
+static void make_alive(struct files_op *op, uint8_t *block)
+{
+    read_alive(op, block, op->files.id);
+    if (op->err != -ENOENT)
+        return;
+    char path[PATH_BYTES];
+    path_of(op, path, "%s/alive", op->files.id);
+    memset(block, 0, ALIVE_BYTES);
+    op->err = publish(op, path, block, ALIVE_BYTES);
+    op->err = op->err == -EEXIST ? 0 : op->err;
+}
+
+/* A mark of what this host's lock on the folder covers: this boot of the machine, this mount. */
+static int host_mark(struct files_op *op)
+{
+    char path[PATH_BYTES];
+    path_of(op, path, "%s", op->files.id);
+    uint8_t mark[BOOT_MARK_BYTES + 8];
+    struct fs_dir_info info;
+    int err = loop_boot_mark(mark);
+    if (!err)
+        err = fs_dir_info(counts(op), path, &info);
+    if (err)
+        return err;
+    put_le64(mark + BOOT_MARK_BYTES, info.device);
+    XXH128_hash_t hash = XXH3_128bits(mark, sizeof mark);
+    put_le64(op->host, hash.low64);
+    put_le64(op->host + 8, hash.high64);
+    return 0;
+}
+
+static void begin(struct files_op *op, uint8_t *block)
+{
+    char path[PATH_BYTES];
+    path_of(op, path, "views");
+    op->err = fs_make_dirs(counts(op), path);
+    path_of(op, path, "%s/starts", op->files.id);
+    if (!op->err)
+        op->err = fs_make_dirs(counts(op), path);
+    if (!op->err)
+        op->err = host_mark(op);
+    if (!op->err)
+        make_ring(op);
+    if (!op->err)
+        make_alive(op, block);
+    if (op->err == ALIVE_EMPTY || op->err == KVD_ECORRUPT)
+        op->err = 0;
+}
+
+static void act(struct files_op *op, uint8_t *block)
+{
+    char path[PATH_BYTES];
+    uint64_t offset = op->number % VIEW_RING_SLOTS * VIEW_BYTES;
+    switch (op->act) {
+    case MEMBER_READ_RING:
+        path_of(op, path, "views/ring");
+        read_ring(op, block, path);
+        break;
+    case MEMBER_READ_SLOT:
+        path_of(op, path, "views/ring");
+        op->err = read_at(op, path, block, VIEW_BYTES, offset);
+        if (!op->err)
+            op->err = view_parse(block, VIEW_BYTES, cluster_of(op), &op->view);
+        op->found = found_of(op->err);
+        break;
+    case MEMBER_LINK:
+        path_of(op, path, "views/%llu", (unsigned long long)op->number);
+        op->err = view_build(block, cluster_of(op), &op->view);
+        if (!op->err)
+            op->err = publish(op, path, block, VIEW_BYTES);
+        if (!op->err)
+            op->err = sync_folder(op, "views");
+        op->linked = !op->err ? LINKED : op->err == -EEXIST ? LINK_TAKEN : LINK_UNKNOWN;
+        break;
+    case MEMBER_READ_VIEW:
+        path_of(op, path, "views/%llu", (unsigned long long)op->number);
+        op->err = read_at(op, path, block, VIEW_BYTES, 0);
+        if (!op->err)
+            op->err = view_parse(block, VIEW_BYTES, cluster_of(op), &op->view);
+        op->found = op->err == -ENOENT ? FOUND_NOTHING : found_of(op->err);
+        break;
+    case MEMBER_WRITE_SLOT:
+        path_of(op, path, "views/ring");
+        op->err = view_build(block, cluster_of(op), &op->view);
+        if (!op->err)
+            op->err = write_at(op, path, block, offset);
+        break;
+    case MEMBER_WRITE_ALIVE:
+        write_alive(op, block);
+        break;
+    case MEMBER_READ_ALIVE:
+        read_alive(op, block, op->id);
+        break;
+    case MEMBER_CLAIM:
+        op->err = claim(op, block, op->number);
+        op->claimed = !op->err ? CLAIMED : op->err == -EEXIST ? CLAIM_TAKEN : CLAIM_FAILED;
+        break;
+    case MEMBER_SEND:
+        break;
+    }
+}
+
+static void work(struct job *job)
+{
+    struct files_op *op = CONTAINER_OF(job, struct files_op, job);
+    uint8_t *block = aligned_alloc(BLOCK_BYTES, BLOCK_BYTES);
+    if (!block) {
+        op->err = -ENOMEM;
+        op->found = FOUND_ERROR;
+        op->linked = LINK_UNKNOWN;
+        op->alive_result = ALIVE_FAILED;
+        op->claimed = CLAIM_FAILED;
+        return;
+    }
+    if (op->what == FILES_BEGIN)
+        begin(op, block);
+    else if (op->what == FILES_FIRST)
+        claim_first(op, block);
+    else
+        act(op, block);
+    free(block);
+}
+
+/* ---- there and back ---- */
+
+static void is_back(struct task *task)
+{
+    struct files_op *op = CONTAINER_OF(task, struct files_op, back);
+    op->fn(op);
+}
+
+static void done(struct job *job)
+{
+    struct files_op *op = CONTAINER_OF(job, struct files_op, job);
+    task_init(&op->back, op->files.home, is_back);
+    loop_post(&op->back);
+}
+
+void files_start(struct files_op *op)
+{
+    loop_lock(op->files.store_loop);
+    job_start(op->files.store_loop, &op->job, work, done);
+    loop_unlock(op->files.store_loop);
+}

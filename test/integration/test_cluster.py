@@ -1,0 +1,182 @@
+"""Three nodes over one directory: who is a member, for real. docs/cluster.md has what must hold."""
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+import pytest
+from harness import BUILD, DENIED, UNSUPPORTED, Closed, Kvd, Wire, wait_until
+
+SETTINGS = ["--lease-time", "800ms", "--suspect", "600ms", "--dead-after", "20s"]
+PATIENCE_S = 30
+JOIN, BEAT = 0x40, 0x41
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Cluster:
+    """Nodes by name, over one directory."""
+
+    def __init__(self):
+        self.dir = pathlib.Path(tempfile.mkdtemp(prefix="kvd-cluster-"))
+        self.token = self.file("token", "a-token-of-32-bytes-for-a-cluster")
+        self.nodes = []
+
+    def file(self, name, text, mode=0o600):
+        path = self.dir / name
+        path.write_text(text + "\n")
+        path.chmod(mode)
+        return path
+
+    def add(self, name, token=None, start=True):
+        port = free_port()
+        args = ["--listen", f"127.0.0.1:{port}", "--node", name, "--peers", "auto", "--advertise", f"127.0.0.1:{port}",
+                "--cluster-token-file", str(token or self.token), *SETTINGS]
+        node = Kvd(memory="16m", disk="64m", segment_size="4m", data=self.dir / "data", args=args, start=start)
+        self.nodes.append(node)
+        return node
+
+    def fini(self):
+        for node in self.nodes:
+            node.fini()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster():
+    made = Cluster()
+    yield made
+    made.fini()
+
+
+def figures(node):
+    with Wire(node.port) as wire:
+        return wire.info("cluster")["cluster"]
+
+
+def one_view(nodes, after):
+    """The number of the effective view of just these, if they all act in it."""
+    seen = [figures(node) for node in nodes]
+    same = len({f["view"] for f in seen}) == 1 and all(f["effective"] == f["view"] and f["state"] == "acting" for f in seen)
+    return seen[0]["view"] if same and seen[0]["members"] == len(nodes) and seen[0]["view"] > after else None
+
+
+def settle(nodes, after=0):
+    return wait_until(lambda: one_view(nodes, after), "one view of all of them", timeout_s=PATIENCE_S, every_s=0.02)
+
+
+def three(cluster):
+    nodes = [cluster.add(name) for name in ("a", "b", "c")]
+    return nodes, settle(nodes)
+
+
+def logged(node, event):
+    return wait_until(lambda: f"event={event}" in node.log(), event, timeout_s=PATIENCE_S, every_s=0.02)
+
+
+def test_one_that_is_killed_is_left_out_and_comes_back(cluster):
+    (a, b, c), view = three(cluster)
+    assert c.wire().put(b"key", b"value", ack="disk").code == 0
+    c.kill()
+    without = settle([a, b], view)
+    c.start()
+    settle([a, b, c], without)
+    assert figures(c)["start"] == 2
+    assert c.wire().get(b"key").body == b"value"
+
+
+def test_all_that_are_killed_start_again_at_once(cluster):
+    nodes, view = three(cluster)
+    for node in nodes:
+        node.kill()
+    for node in nodes:
+        node.start()
+    settle(nodes, view)
+    assert all("former_dead=yes" in node.log() for node in nodes)
+
+
+def test_who_leaves_in_order_is_not_waited_for(cluster):
+    (a, b, c), view = three(cluster)
+    c.stop()
+    settle([a, b], view)
+    assert "left=" not in figures(a)["node.c"] and figures(a)["node.c"].startswith("outside")
+    b.stop()
+    settle([a], view + 1)
+    a.stop()
+    a.start()
+    settle([a], view + 2)
+
+
+def test_who_is_stopped_beyond_his_lease_comes_back_as_another_start(cluster):
+    (a, b, c), view = three(cluster)
+    c.process.send_signal(signal.SIGSTOP)
+    without = settle([a, b], view)
+    c.process.send_signal(signal.SIGCONT)
+    settle([a, b, c], without)
+    assert figures(c)["start"] == 2 and figures(c)["left_out_total"] == 1
+    assert "event=fenced" in c.log()
+
+
+def test_a_second_process_of_an_id_refuses(cluster):
+    a = cluster.add("a")
+    settle([a])
+    second = cluster.add("a", start=False)
+    second.spawn()
+    assert second.wait() == 1
+    assert "another kvd is running on it" in second.log()
+    settle([a])
+
+
+def test_who_has_another_token_stays_outside(cluster):
+    a = cluster.add("a")
+    settle([a])
+    stranger = cluster.add("b", token=cluster.file("other", "another-token-of-32-bytes-altogether"))
+    logged(stranger, "peer_denied")
+    logged(a, "join_denied")
+    assert figures(stranger)["state"] == "outside" and figures(a)["members"] == 1
+    assert "32-bytes" not in a.log() + stranger.log()
+
+
+def test_bad_input_from_a_peer_is_refused(cluster):
+    a = cluster.add("a")
+    view = settle([a])
+    good = {"cluster": "kvd", "from": "z", "to": "a", "nonce": b"n" * 32, "mac": b"m" * 32}
+    for change in ({}, {"cluster": "other"}, {"to": "b"}, {"from": "a"}, {"from": "../x"}, {"nonce": b"n"}, {"mac": b""}):
+        with Wire(a.port) as wire:
+            wire.hello()
+            assert wire.call(JOIN, {**good, **change}).code == DENIED
+            assert wire.at_end()
+    with Wire(a.port) as wire:  # no HELLO, so no nonce
+        assert wire.call(JOIN, good).code == DENIED
+    beat = {"start": 1, "random": 1, "address": "127.0.0.1:1", "known": 9, "acknowledged": 9, "effective": 9, "asked_us": 1}
+    with Wire(a.port) as wire:
+        assert wire.call(BEAT, beat).code == DENIED
+        assert wire.ok(0x03) == {}
+    assert figures(a)["view"] == view
+
+
+def test_settings_that_do_not_go_together(cluster):
+    def refuses(*args):
+        got = subprocess.run([str(BUILD / "kvd"), "--check-config", *args], capture_output=True, text=True, check=False)
+        return got.stderr if got.returncode == 2 else None
+    token = str(cluster.token)
+    assert "advertise" in refuses("--peers", "auto", "--cluster-token-file", token)
+    assert "cluster-token-file" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1")
+    assert "auto" in refuses("--peers", "all", "--advertise", "127.0.0.1:1", "--cluster-token-file", token)
+    assert "go with peers" in refuses("--advertise", "127.0.0.1:1")
+    assert "chmod 600" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1", "--cluster-token-file", str(cluster.file("open", "x" * 32, 0o644)))
+    assert refuses("--peers", "auto", "--advertise", "127.0.0.1:1", "--cluster-token-file", token) is None
+
+
+def test_without_peers_nothing_of_it_is_there(cluster):
+    with Kvd(data=cluster.dir / "alone") as kvd:
+        assert figures(kvd) == {"state": "alone"}
+        assert kvd.wire().call(JOIN, {"cluster": "kvd", "from": "z", "to": "n1", "nonce": b"n" * 32, "mac": b"m" * 32}).code == UNSUPPORTED
+        kvd.stop()
+    assert not (cluster.dir / "alone" / "kvd" / "views").exists()
