@@ -48,11 +48,13 @@ static void accepted(void *arg, struct conn *conn)
 
 bool server_take_request_bytes(struct server *server, uint64_t bytes)
 {
-    uint64_t before = atomic_fetch_add_explicit(&server->request_bytes, bytes, memory_order_relaxed);
-    if (before + bytes <= server->config->request_memory)
-        return true;
-    server_give_request_bytes(server, bytes);
-    return false;
+    uint64_t taken = figure(&server->request_bytes);
+    do {
+        if (taken + bytes > server->config->request_memory)
+            return false;
+    } while (
+        !atomic_compare_exchange_weak_explicit(&server->request_bytes, &taken, taken + bytes, memory_order_relaxed, memory_order_relaxed));
+    return true;
 }
 
 void server_give_request_bytes(struct server *server, uint64_t bytes)
