@@ -93,7 +93,8 @@ static int put_grow(struct store_put *put)
     put->counted += taken;
     store->inflight += taken;
     put->room_ms = now_ms(store);
-    list_push_back(&store->filling, &put->filling);
+    if (put->giving_bytes == 0) /* given up once is given up */
+        list_push_back(&store->filling, &put->filling);
     return 0;
 }
 
@@ -188,7 +189,6 @@ void store_put_abort(struct store_put *put)
 static int present(struct store_put *put, struct entry *entry)
 {
     put->version = entry->version;
-    put->checksum = entry->checksum;
     put->checksum = entry->checksum;
     probe_aside(put->store, entry);
     put->store->figures.puts_present++;

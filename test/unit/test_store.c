@@ -544,6 +544,39 @@ Test(store, no_more_slow_puts_are_given_up_than_it_takes)
     bench_end();
 }
 
+Test(store, a_put_that_was_given_up_and_goes_on_is_not_given_up_again)
+{
+    struct store_config config = bench_config();
+    config.inflight_bytes = 2 * MIB;
+    bench_begin_on(&config);
+    struct put slow, fast, others[2];
+    struct waiter waiters[2];
+    fill_half(&slow, &fast);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_eq(put_begin(&others[i], i ? "d" : "c", 0, 3 + i, MIB), STORE_OK);
+        store_wait_init(&waiters[i].wait);
+        wait_with(&waiters[i], &others[i], 60000);
+    }
+    slow.put.room_ms -= SLOW_PUT_MS;
+    pass_ticks(2);
+    cr_assert(store_put_given_up(&slow.put) && !store_put_given_up(&fast.put));
+    store_put_abort(&fast.put);
+    settle();
+    cr_assert_eq(put_feed(&slow, MIB), 0); /* before whoever feeds it has seen that it was given up */
+    for (unsigned i = 0; i < 2; i++)
+        wait_with(&waiters[i], &others[i], 60000);
+    slow.put.room_ms -= SLOW_PUT_MS;
+    pass_ticks(3);
+    cr_assert_eq(info().figures.puts_given_up, 1);
+    store_put_abort(&slow.put);
+    cr_assert_eq(bench.store->giving_bytes, 0);
+    settle();
+    for (unsigned i = 0; i < 2; i++)
+        store_put_abort(&others[i].put);
+    cr_assert_eq(info().inflight_bytes, 0);
+    bench_end();
+}
+
 Test(store, a_full_queue_to_disk_makes_puts_wait)
 {
     struct store_config config = bench_config();
