@@ -89,7 +89,7 @@ void history_end(struct history *history, size_t index, enum call_state state)
 void history_drop(struct history *history, unsigned key, enum drop_kind kind)
 {
     struct drop *drop = MORE(history->drops, history->drop_count, history->drop_room);
-    *drop = (struct drop){.stamp = ++sim->stamp, .key = (uint8_t)key, .kind = (uint8_t)kind};
+    *drop = (struct drop){.stamp = ++sim->stamp, .key = (uint8_t)key, .host = (uint8_t)sim->host->number, .kind = (uint8_t)kind};
     note("drop", key, kind, 0);
 }
 
@@ -342,14 +342,25 @@ static bool may_be_undone(const struct call *call, const struct call *value)
     return (faulty && (unknown || plain_put)) || (plain_put && !call->recovered);
 }
 
-static bool dropped(const struct history *history, unsigned key, uint64_t from, uint64_t to, unsigned kinds)
+/* By this host: what another one gives up is missing there. */
+static bool dropped(const struct judging *judging, uint64_t from, uint64_t to, unsigned kinds)
 {
-    for (size_t i = 0; i < history->drop_count; i++) {
-        const struct drop *drop = &history->drops[i];
-        if (drop->key == key && drop->stamp > from && drop->stamp < to && (kinds >> drop->kind & 1))
+    for (size_t i = 0; i < judging->history->drop_count; i++) {
+        const struct drop *drop = &judging->history->drops[i];
+        if (drop->key == judging->key && drop->host == judging->host && drop->stamp > from && drop->stamp < to && (kinds >> drop->kind & 1))
             return true;
     }
     return false;
+}
+
+/* It was acknowledged, and would have survived the end of its life. */
+static bool durable(const struct judging *judging, const struct call *call)
+{
+    const struct history *history = judging->history;
+    if (call->ack_disk)
+        return true;
+    return call->life >= 1 && call->life <= history->end_count && history->ends[call->life - 1].kept_all &&
+           call->end < history->ends[call->life - 1].stamp;
 }
 
 /* A put that does not replace hides another host's value, which this one did not know of, as long as its own is there (docs/operations.md):
@@ -359,8 +370,9 @@ static bool hid_for_a_while(const struct judging *judging, const struct call *pu
     bool hides = foreign(judging, value) && put->kind == CALL_PUT && !put->replace && put->state != CALL_VOID;
     if (!hides || put->ack_disk || put->on_disk_us != 0 || put->end >= read->begin)
         return false;
-    return put->life < read->life ||
-           dropped(judging->history, judging->key, put->begin, read->end, 1u << DROP_COUNTED | 1u << DROP_EARLY | 1u << DROP_BAD);
+    bool kept = durable(judging, put) && !may_have_ended(put, read);
+    return (put->life < read->life && !kept) ||
+           dropped(judging, put->begin, read->end, 1u << DROP_COUNTED | 1u << DROP_EARLY | 1u << DROP_BAD);
 }
 
 /* How many ends of this value before this read may have been undone, in earlier lives or because it is another host's? */
@@ -584,16 +596,6 @@ static bool may_be_over(const struct judging *judging, const struct call *put, c
     return put && may_have_ended(put, miss);
 }
 
-/* It was acknowledged, and would have survived the end of its life. */
-static bool durable(const struct judging *judging, const struct call *call)
-{
-    const struct history *history = judging->history;
-    if (call->ack_disk)
-        return true;
-    return call->life >= 1 && call->life <= history->end_count && history->ends[call->life - 1].kept_all &&
-           call->end < history->ends[call->life - 1].stamp;
-}
-
 static bool judge_miss(struct judging *judging, const struct call *miss)
 {
     const struct history *history = judging->history;
@@ -612,10 +614,10 @@ static bool judge_miss(struct judging *judging, const struct call *miss)
         if (disturbed(judging, put, call->begin, miss->end) || may_be_over(judging, put, miss))
             continue;
         if (call->life == miss->life) {
-            if (!dropped(history, judging->key, call->begin, miss->end, 1u << DROP_COUNTED | 1u << DROP_EARLY | 1u << DROP_BAD))
+            if (!dropped(judging, call->begin, miss->end, 1u << DROP_COUNTED | 1u << DROP_EARLY | 1u << DROP_BAD))
                 return wrong(judging, "an object is missing, and no drop was counted", call, miss);
         } else if (miss->life > call->life && miss->recovered && !history->lied && durable(judging, call) && call->faults == miss->faults) {
-            if (!dropped(history, judging->key, put ? put->begin : 0, miss->end, 15))
+            if (!dropped(judging, put ? put->begin : 0, miss->end, 15))
                 return wrong(judging, "an object that was on disk is missing after a restart", call, miss);
         }
     }
@@ -631,9 +633,9 @@ static bool judge_leases(struct judging *judging, const struct call *miss)
                      miss->end_us < lease->until_us && miss->end < lease->released;
         if (!holds || disturbed(judging, NULL, lease->begin, miss->end) || may_be_over(judging, NULL, miss))
             continue;
-        if (dropped(history, judging->key, lease->begin, miss->end, 1u << DROP_EARLY))
+        if (dropped(judging, lease->begin, miss->end, 1u << DROP_EARLY))
             continue;
-        if (miss->faults > 0 && dropped(history, judging->key, lease->begin, miss->end, 1u << DROP_BAD))
+        if (miss->faults > 0 && dropped(judging, lease->begin, miss->end, 1u << DROP_BAD))
             continue;
         snprintf(judging->why, judging->why_len, "key %u: missing though leased [%llu..%llu] by lease %zu: miss [%llu..%llu] life %u",
                  judging->key, (unsigned long long)lease->begin, (unsigned long long)lease->end, i, (unsigned long long)miss->begin,
@@ -820,7 +822,8 @@ static bool judge_lines(const struct line *lines, size_t count)
 {
     struct history history = {.hosts = 2, .names_us = 30 * SECOND, .missing_us = 5 * SECOND};
     char why[600] = "";
-    struct life_end ends[4] = {{.stamp = 100}, {.stamp = 200}, {.stamp = 300}, {.stamp = 400}};
+    struct life_end ends[4] = {{.stamp = 100}, {.stamp = 200}, {.stamp = 300}, {.stamp = 400, .kept_all = true}};
+    struct drop drop = {.stamp = 150};
     history.calls = sim_alloc(count * sizeof *history.calls);
     history.count = count;
     for (size_t i = 0; i < count; i++) {
@@ -850,6 +853,8 @@ static bool judge_lines(const struct line *lines, size_t count)
     }
     history.ends = ends;
     history.end_count = 4;
+    history.drops = &drop;
+    history.drop_count = 1;
     bool good = history_judge(&history, why, sizeof why);
     sim_free(history.calls);
     return good;
@@ -912,6 +917,8 @@ int history_self_test(void)
         {"a miss after a remove", true, 3, {PUT(1, 2), REMOVE(3, 4), MISS(5, 6, 1)}},
         {"a miss after a restart", true, 2, {PUT(1, 2), MISS(103, 104, 2)}},
         {"of what was on disk", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, true, 0, 0}, MISS(103, 104, 2)}},
+        {"a miss after a drop", true, 2, {PUT(140, 141), MISS(160, 161, 1)}},
+        {"after another host's drop", false, 2, {ELSEWHERE(140, 141, CALL_PUT, 0), ELSEWHERE(160, 161, CALL_MISS, 0)}},
         {"seen after its time", false, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000, 0}, READ(6, 7, 0)}},
         {"seen in its time", true, 2, {{1, 2, CALL_PUT, CALL_DONE, 0, 0, false, 3000, 0}, READ(5, 7, 0)}},
         {"seen after its time, after a restart",
@@ -953,6 +960,13 @@ int history_self_test(void)
           ELSEWHERE(3, 4, CALL_READ, 0),
           {5, 6, CALL_PUT, CALL_DONE, PLAIN, 5, true, 0, 1},
           {7, 8, CALL_READ, CALL_DONE, 0, 6, false, 0, 1}}},
+        {"and was written by an orderly stop",
+         false,
+         4,
+         {PUT(1, 2),
+          {3, 4, CALL_READ, CALL_DONE, 0, 4, false, 0, 1},
+          {5, 6, CALL_PUT, CALL_DONE, PLAIN, 4, false, 0, 1},
+          {7, 8, CALL_READ, CALL_DONE, 0, 5, false, 0, 1}}},
         {"and one that replaces",
          false,
          4,

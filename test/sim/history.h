@@ -57,7 +57,7 @@ enum drop_kind {
 };
 struct drop {
     uint64_t stamp;
-    uint8_t key;
+    uint8_t key, host;
     uint8_t kind;
 };
 
