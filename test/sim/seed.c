@@ -706,8 +706,9 @@ static void run_fini(void)
 
 bool seed_run(struct sim *run, const struct options *options, uint64_t seed)
 {
-    *run = (struct sim){.options = options, .seed = seed, .random = seed * 0x9e3779b97f4a7c15u + 0x243f6a8885a308d3u};
+    *run = (struct sim){.options = options, .seed = seed, .random = seed};
     sim = run;
+    run->random = chance(); /* or a seed's numbers would be those of the one before, but for the first */
     sim->host = &sim->hosts[0];
     list_init(&sim->wires);
     history_init(&sim->history);
