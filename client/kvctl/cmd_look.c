@@ -377,6 +377,41 @@ int cmd_info(struct ctl *ctl)
     return output_end(&figures.output);
 }
 
+/* ---- node ---- */
+
+static void node_figure(void *arg, const char *section, const char *name, uint64_t number, const char *text)
+{
+    struct figures *figures = arg;
+    static const char PREFIX[] = "node.";
+
+    (void)section, (void)number;
+    if (!text || strncmp(name, PREFIX, sizeof PREFIX - 1) != 0)
+        return;
+    figures->count++;
+    if (figures->output.json)
+        json_text(figures->output.root, name + sizeof PREFIX - 1, text);
+    else
+        output_text(&figures->output, name + sizeof PREFIX - 1, text);
+}
+
+int cmd_node(struct ctl *ctl)
+{
+    struct figures figures = {.section = ""};
+
+    if (strcmp(ctl->args->operands[0], "ls") != 0)
+        return ctl_say(ctl, EXIT_USAGE, "node takes ls, not '%.60s'", ctl->args->operands[0]);
+    int code = ctl_connect(ctl);
+    if (code)
+        return code;
+    output_begin(&figures.output, ctl->json);
+    const int result = kvd_info(ctl->kvd, "cluster", node_figure, &figures);
+    if (result < 0 || figures.count == 0)
+        output_drop(&figures.output);
+    if (result < 0)
+        return ctl_failed(ctl, ctl->kvd, result, NULL);
+    return figures.count > 0 ? output_end(&figures.output) : ctl_say(ctl, EXIT_REFUSED, "this node has no peers");
+}
+
 /* ---- ping ---- */
 
 static int ping_times(struct ctl *ctl, uint64_t count, struct histogram *histogram)

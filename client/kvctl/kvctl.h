@@ -88,6 +88,7 @@ int cmd_match(struct ctl *ctl);
 int cmd_ls(struct ctl *ctl);
 int cmd_stat(struct ctl *ctl);
 int cmd_info(struct ctl *ctl);
+int cmd_node(struct ctl *ctl);
 int cmd_config(struct ctl *ctl);
 int cmd_ping(struct ctl *ctl);
 int cmd_replay(struct ctl *ctl);

@@ -2,22 +2,15 @@
 import pathlib
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 
 import pytest
-from harness import BUILD, DENIED, UNSUPPORTED, Closed, Kvd, Wire, wait_until
+from harness import BUILD, DENIED, UNSUPPORTED, Kvd, Wire, free_port, kvctl, kvctl_json, wait_until
 
 SETTINGS = ["--lease-time", "800ms", "--suspect", "600ms", "--dead-after", "20s"]
 PATIENCE_S = 30
 JOIN, BEAT = 0x40, 0x41
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Cluster:
@@ -89,6 +82,17 @@ def test_one_that_is_killed_is_left_out_and_comes_back(cluster):
     settle([a, b, c], without)
     assert figures(c)["start"] == 2
     assert c.wire().get(b"key").body == b"value"
+
+
+def test_kvctl_lists_the_nodes(cluster):
+    a, b = cluster.add("a"), cluster.add("b")
+    settle([a, b])
+    rows = kvctl_json("node", "ls", port=a.port)
+    assert rows["a"].startswith("self member acting") and rows["b"].startswith("member acting")
+    assert kvctl("node", "rm", port=a.port).returncode == 2
+    b.stop()
+    with Kvd(data=cluster.dir / "alone") as alone:
+        assert kvctl("node", "ls", port=alone.port).returncode == 3
 
 
 def test_all_that_are_killed_start_again_at_once(cluster):
