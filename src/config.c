@@ -16,7 +16,7 @@
 
 const struct config_key config_keys[] = {
     {"listen", CONFIG_TEXT, TEXT(listen), "127.0.0.1:7950", ANY, "HOST:PORT to serve on; port 0 takes any free one"},
-    {"token-file", CONFIG_TEXT, TEXT(token_file), "", ANY,
+    {"token-file", CONFIG_TEXT, TEXT(token_file), "", 1, UINT64_MAX, NULL, false,
      "serve only who shows a token of this file (docs/operations.md); SIGHUP has it read again"},
     {"no-auth-anywhere", CONFIG_FLAG, AT(no_auth_anywhere), 0, "no", ANY,
      "listen beyond loopback without tokens, though anybody who connects may read and write"},
@@ -113,7 +113,7 @@ void config_init(struct config *config, const char *host_name, const char *state
     memset(config, 0, sizeof *config);
     char why[CONFIG_TEXT_BYTES];
     for (size_t i = 0; i < config_key_count; i++)
-        if (config_keys[i].fallback)
+        if (config_keys[i].fallback && config_keys[i].fallback[0] != '\0')
             (void)config_set(config, &config_keys[i], config_keys[i].fallback, why, sizeof why);
     snprintf(config->node, sizeof config->node, "%.*s", (int)sizeof config->node - 1, host_name);
     snprintf(config->dir, sizeof config->dir, "%.*s", (int)sizeof config->dir - 1, state_dir);
@@ -144,6 +144,8 @@ static int set_text(struct config *config, const struct config_key *key, const c
 {
     if (key->values && !among(key->values, value))
         return fail(why, why_len, "%s must be one of %s, not \"%.100s\"", key->name, key->values, value);
+    if (strlen(value) < key->min)
+        return fail(why, why_len, "%s must not be empty", key->name);
     if (strlen(value) >= key->room)
         return fail(why, why_len, "%s is longer than %zu bytes", key->name, key->room - 1);
     strcpy(slot(config, key), value);

@@ -48,7 +48,7 @@ struct config_key {
     size_t at;   /* offsetof in struct config */
     size_t room; /* bytes there, for texts */
     const char *fallback;
-    uint64_t min, max;
+    uint64_t min, max;  /* of a text, min 1: whoever names it must not leave it empty */
     const char *values; /* "a|b": what a text may be; NULL: anything */
     bool live;          /* CONFIG may set it while kvd runs */
     const char *help;

@@ -381,6 +381,15 @@ def test_a_file_that_makes_no_sense(held, change, why):
     assert refused(held, "--check-config") == why
 
 
+def test_a_file_without_a_name(held):
+    """A variable that is not set: that is not to be taken for "no tokens"."""
+    config = held.folder / "kvd.conf"
+    config.write_text("token-file =\n")
+    for args in (["--token-file", ""], ["--token-file="], ["--config", config]):
+        done = run_kvd(*args, "--check-config", cwd=held.folder)
+        assert done.returncode == 2 and "token-file must not be empty" in done.stderr, done
+
+
 def test_a_good_file_passes_the_check(held):
     done = run_kvd("--token-file", held.server, "--check-config", cwd=held.folder)
     assert (done.returncode, done.stderr) == (0, "")
