@@ -34,7 +34,8 @@ enum {
     REQUESTS_PER_CONN = 1024,        /* unanswered requests of one connection before it is read no further */
     KEYS_PER_CONN = 16384,           /* keys that these remember, likewise */
     STRANGER_META_BYTES = 16 * 1024, /* of a request of somebody who has shown no token, where one is asked for */
-    STRANGER_OUT_BYTES = 64 * 1024,  /* OUT_LIMIT_BYTES of one of those */
+    STRANGER_OUT_BYTES = 2 * 1024,   /* OUT_LIMIT_BYTES of one of those, whose replies are so small that each takes a multiple of it */
+    STRANGER_MS = 5000,              /* so long he has to show one, or frame-timeout if that is less */
     AUTH_FAILURES_MOST = 3,          /* of one connection, which the last one ends */
     LOOPS_MOST = 64,
     REMEMBERED_KEY_BYTES = 384, /* what one takes beside its own bytes, until its request is answered */

@@ -754,7 +754,7 @@ void session_tick(struct session *session, uint64_t now)
         session_close(session);
     } else if (!grant_stands(&session->grant, &server->access)) {
         cut_token_gone(session);
-    } else if (stranger && now - session->since_ms >= figure(&server->frame_timeout_ms)) {
+    } else if (stranger && now - session->since_ms >= min_u64(figure(&server->frame_timeout_ms), STRANGER_MS)) {
         figure_add(&figures->cut_strangers, 1);
         session_log_cut(session, "no_token");
         session_close(session);
