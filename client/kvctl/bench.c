@@ -25,6 +25,7 @@ enum bench_op { OP_PUT, OP_GET, OP_EXISTS, OP_MIXED };
 
 struct counts {
     uint64_t puts, hits, misses, wrong, busy, refused;
+    int refusal; /* the first */
     uint64_t bytes_read, bytes_written;
 };
 
@@ -91,8 +92,8 @@ static void count_failed(struct counts *counts, int result)
         counts->busy++;
     else if (result == KVD_ERR_CORRUPT || result == KVD_ERR_BUFFER)
         counts->wrong++;
-    else
-        counts->refused++;
+    else if (counts->refused++ == 0)
+        counts->refusal = result;
 }
 
 static int call_put(struct bench_worker *worker, size_t count, unsigned flags)
@@ -311,6 +312,7 @@ static const struct bench_worker *sum_up(const struct bench *bench)
         sum->counts.misses += from->misses;
         sum->counts.wrong += from->wrong;
         sum->counts.busy += from->busy;
+        sum->counts.refusal = sum->counts.refused ? sum->counts.refusal : from->refusal;
         sum->counts.refused += from->refused;
         sum->counts.bytes_read += from->bytes_read;
         sum->counts.bytes_written += from->bytes_written;
@@ -346,8 +348,9 @@ static int print_results(const struct bench *bench, double seconds)
     output_latency(&output, "exists_us", &sum->latencies.exists);
     const int code = output_end(&output);
     if (counts->wrong + counts->busy + counts->refused > 0)
-        return ctl_say(bench->ctl, EXIT_REFUSED, "%" PRIu64 " wrong, %" PRIu64 " busy, %" PRIu64 " refused", counts->wrong, counts->busy,
-                       counts->refused);
+        return ctl_say(bench->ctl, EXIT_REFUSED, "%" PRIu64 " wrong, %" PRIu64 " busy, %" PRIu64 " refused%s%s", counts->wrong,
+                       counts->busy, counts->refused, counts->refused ? ", the first: " : "",
+                       counts->refused ? kvd_strerror(counts->refusal) : "");
     return code;
 }
 
@@ -363,7 +366,7 @@ static int bench_fill(struct bench *bench)
 
     for (uint64_t i = 0; i < bench->connections; i++) {
         struct bench_worker *worker = bench->workers[i];
-        worker->counts = (struct counts){.busy = worker->counts.busy, .refused = worker->counts.refused};
+        worker->counts = (struct counts){.busy = worker->counts.busy, .refused = worker->counts.refused, .refusal = worker->counts.refusal};
         histogram_init(&worker->latencies.put);
     }
     atomic_store(&bench->taken, 0);

@@ -35,6 +35,7 @@ struct counts {
     uint64_t missed; /* matched, and then not there: put again */
     uint64_t wrong, wrong_bytes;
     uint64_t busy, refused; /* blocks given up; what succeeds at a later try is not among them */
+    int refusal;            /* the first */
     uint64_t bytes_read, bytes_written;
 };
 
@@ -150,8 +151,8 @@ static void count_failed(struct worker *worker, size_t index, int result)
     } else if (result == KVD_ERR_CORRUPT || result == KVD_ERR_BUFFER) {
         worker->counts.wrong++;
         say_wrong(worker, index, kvd_strerror(result), 0);
-    } else {
-        worker->counts.refused++;
+    } else if (worker->counts.refused++ == 0) {
+        worker->counts.refusal = result;
     }
 }
 
@@ -446,6 +447,7 @@ static void add_counts(struct counts *to, const struct counts *from)
     to->wrong += from->wrong;
     to->wrong_bytes += from->wrong_bytes;
     to->busy += from->busy;
+    to->refusal = to->refused ? to->refusal : from->refusal;
     to->refused += from->refused;
     to->bytes_read += from->bytes_read;
     to->bytes_written += from->bytes_written;
@@ -506,7 +508,8 @@ static int print_results(const struct replay *replay, double seconds)
     if (counts->wrong > 0)
         code = ctl_say(replay->ctl, EXIT_REFUSED, "%" PRIu64 " wrong blocks", counts->wrong);
     if (counts->busy + counts->refused > 0)
-        code = ctl_say(replay->ctl, EXIT_REFUSED, "%" PRIu64 " blocks were refused", counts->busy + counts->refused);
+        code = ctl_say(replay->ctl, EXIT_REFUSED, "%" PRIu64 " blocks were refused, the first: %s", counts->busy + counts->refused,
+                       kvd_strerror(counts->refused ? counts->refusal : KVD_ERR_BUSY));
     return code;
 }
 

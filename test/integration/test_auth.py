@@ -653,6 +653,10 @@ def test_kvctl_says_what_is_wrong(kvd, held, folder):
     reader = held.client("reader")
     complains(kvctl("put", "k", "-", "--token-file", reader, port=kvd.port), 3, "not allowed", "right write")
     complains(kvctl("rm", "--all", "--token-file", held.client("trainer"), port=kvd.port), 3, "right admin")
+    complains(kvctl("bench", "--op", "put", "--count", "10", "--size", "4k", "--token-file", reader, port=kvd.port), 3, "refused", "denied")
+    trace = folder / "trace.jsonl"
+    trace.write_text('{"timestamp": 0, "hash_ids": [1, 2]}\n')
+    complains(kvctl("replay", trace, "--token-file", reader, port=kvd.port), 3, "2 blocks were refused", "denied")
     complains(kvctl("ping", "--token-file", folder / "none", port=kvd.port), 2, "none", "o such file")
     complains(kvctl("ping", "--token-file", folder, port=kvd.port), 2, "not an ordinary file")
     reader.chmod(0o640)
