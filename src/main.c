@@ -192,15 +192,19 @@ static void join_threads(const struct loops *loops)
         loop_join(loops->store);
 }
 
-static int serve(const struct loops *loops, struct log *log, const struct config *config, struct tokens *tokens,
+/* Takes the tokens: once the server alone holds a set, one that another follows is wiped. */
+static int serve(const struct loops *loops, struct log *log, const struct config *config, struct tokens **tokens,
                  struct token *cluster_token)
 {
     struct server *server = malloc(sizeof *server);
     if (!server)
         return complain("out of memory");
     int status = 1;
-    if (server_open(server, loops->all, loops->count, loops->store, log, config, tokens) == 0) {
-        int err = config->peers[0] != '\0' ? server_join_cluster(server, cluster_token) : 0;
+    int err = server_open(server, loops->all, loops->count, loops->store, log, config, *tokens);
+    tokens_unref(*tokens);
+    *tokens = NULL;
+    if (err == 0) {
+        err = config->peers[0] != '\0' ? server_join_cluster(server, cluster_token) : 0;
         mac_wipe(cluster_token, sizeof *cluster_token);
         if (err == 0)
             err = loop_catch_signals(loops->all[0], signalled, server);
@@ -248,7 +252,7 @@ static int make_loops(struct loops *loops, const struct config *config, const st
     return err;
 }
 
-static int run(const struct config *config, struct tokens *tokens, struct token *cluster_token)
+static int run(const struct config *config, struct tokens **tokens, struct token *cluster_token)
 {
     struct log log;
     struct loops loops;
@@ -290,7 +294,7 @@ int main(int argc, char **argv)
     else if (command.check)
         printf("kvd: the settings are good\n");
     else
-        status = run(config, tokens, &cluster_token);
+        status = run(config, &tokens, &cluster_token);
     tokens_unref(tokens);
     free(config);
     return status;

@@ -629,6 +629,34 @@ def test_tokens_show_nowhere(kvd, held, as_, folder):
             assert token.encode() not in text and token[:15].encode() not in text
 
 
+def places_in_memory(pid, text):
+    """How often it is in what that process may read."""
+    count = 0
+    with open(f"/proc/{pid}/maps", encoding="ascii") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            begin, end = (int(part, 16) for part in line.split()[0].split("-"))
+            if " r" not in line or end - begin > 256 * MIB:  # a sanitizer's shadow
+                continue
+            try:
+                memory.seek(begin)
+                count += memory.read(end - begin).count(text)
+            except OSError:
+                pass  # a page of the kernel's
+    return count
+
+
+def test_a_token_that_is_gone_is_in_no_memory(kvd, held, as_):
+    reader = as_("reader")
+    gone = held.of["reader"].encode()
+    assert places_in_memory(kvd.process.pid, gone) == 1
+    for _ in range(2):
+        held.renew("reader")
+        held.write()
+        reload(kvd)
+    assert reader.at_end()
+    wait_until(lambda: places_in_memory(kvd.process.pid, gone) == 0, "it to be wiped")
+
+
 # ---- kvctl, and so libkvd ----
 
 
