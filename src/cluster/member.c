@@ -229,6 +229,7 @@ static void expect_members(struct member *m, const struct view *before)
         peer->heard_us = m->now_us;
         peer->refused_us = 0;
         peer->idle_us = 0;
+        peer->wants_in = false; /* it is in; who dies now, and is left out, has not asked again */
     }
 }
 
