@@ -120,7 +120,7 @@ static void scenario_choose(struct scenario *scenario)
 static void scenario_sweep(struct scenario *scenario)
 {
     static const unsigned often[ACTIONS] = {
-        [ACT_PUT] = 40,          [ACT_GET] = 8,        [ACT_EXISTS] = 3, [ACT_LEASE] = 2, [ACT_REMOVE] = 8,
+        [ACT_PUT] = 40,          [ACT_GET] = 8,        [ACT_EXISTS] = 3, [ACT_LEASE] = 2, [ACT_REMOVE] = 16,
         [ACT_REMOVE_PREFIX] = 2, [ACT_REMOVE_ALL] = 1, [ACT_SYNC] = 2,   [ACT_SEAL] = 2,  [ACT_PIN] = 1,
     };
     *scenario = (struct scenario){
@@ -133,7 +133,7 @@ static void scenario_sweep(struct scenario *scenario)
         .shorts = chance_one_in(2),
         .clients = 2,
         .ops = 120,
-        .keys = SIM_KEYS,
+        .keys = 4,
         .pipeline = (unsigned)chance_between(1, 4),
         .power = sim->options->crash_kind == CRASH_KILL ? 0 : 100,
         .largest = 300000,
