@@ -467,7 +467,7 @@ static bool life_end(bool *kept_all)
     struct life *life = sim->host->life;
     const struct store_figures figures = life->server.store->figures;
     *kept_all = writes_all(&sim->scenario) && !life->policy_changed && life->faults == sim->fault_count && unwritten(&figures) == 0 &&
-                life->server.exit_status == 0;
+                life->server.exit_status == 0 && disk_state(life->server.store->disk) != DISK_OFF; /* the mount was gone when it began */
     if (life->server.exit_status != 0 && (!trouble() || drained_well())) {
         snprintf(sim->why, sizeof sim->why, "the server gave up by itself, and the disk had no fault");
         return false;
