@@ -303,9 +303,9 @@ class Wire:
         files = self.info("files")["files"]
         return {name: files[name] for name in FILE_COUNTERS}
 
-    def dropped(self):
-        """{reason: objects dropped without being stored}."""
-        return {name: count for name, count in self.info("dropped")["dropped"].items() if not name.startswith(NOT_LOST)}
+    def dropped(self, info=None):
+        """{reason: objects dropped without being stored}, now, or at the moment of that info()."""
+        return {name: count for name, count in (info or self.info("dropped"))["dropped"].items() if not name.startswith(NOT_LOST)}
 
     def sync(self):
         return self.ok(ADMIN, {"action": "sync"}, timeout_s=120)

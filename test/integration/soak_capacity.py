@@ -48,7 +48,7 @@ def test_over_capacity(start, trace, policy):
     assert references(result) == total and wrong(result) == 0 and result["missed_after_match"] == 0
     assert result["busy"] == 0 and result["refused"] == 0, "puts are never refused under shed"
     assert watch.looks > 20 and watch.most <= LIMIT, f"the directory took {watch.most} bytes"
-    objects, dropped = info["objects"], kvd.wire().dropped()
+    objects, dropped = info["objects"], kvd.wire().dropped(info)
     assert objects["puts_total"] == objects["objects"] + sum(dropped.values()), "every object is there, or counted as dropped"
     assert objects["puts_replaced_total"] == objects["removed_total"] == objects["expired_total"] == objects["found_total"] == 0
     disk, server = info["disk"], info["server"]

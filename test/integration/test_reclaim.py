@@ -43,8 +43,9 @@ class Du(threading.Thread):
 
 def objects_are_accounted_for(wire):
     """Every object that was put is there, or was counted when it went."""
-    figures = wire.info("objects")["objects"]
-    gone = figures["puts_replaced_total"] + figures["removed_total"] + sum(wire.dropped().values())
+    info = wire.info()
+    figures = info["objects"]
+    gone = figures["puts_replaced_total"] + figures["removed_total"] + sum(wire.dropped(info).values())
     return figures["puts_total"] == figures["objects"] + gone
 
 
