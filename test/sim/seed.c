@@ -353,8 +353,8 @@ void life_start(void *arg)
     configure(life);
     loops_make(life);
     note("life", life->number, 0, 0);
+    event_add(0, true, life_opens, life); /* before any end: who stops it has seen it begin */
     end_choose(life);
-    event_add(0, true, life_opens, life);
 }
 
 static bool any_life(void)
