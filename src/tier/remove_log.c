@@ -85,6 +85,8 @@ static int file_load(struct loop *loop, const char *path, uint8_t **out, uint64_
         err = (int)got;
     else if (got < size)
         err = KVD_ESHORT; /* not a torn tail: what is missing may have been acknowledged */
+    else
+        err = fs_sync(loop, &file); /* a killed process may have left entries that a power cut takes: what they kill is answered as gone */
     (void)fs_close(loop, &file);
     if (err) {
         free(at);

@@ -34,7 +34,7 @@ int log_image_read(const uint8_t *at, size_t len, uint64_t sequence, struct kill
 /* "<folder>/removes-<sequence>.log", on the heap; NULL when that is out. */
 char *remove_log_path(const char *folder, uint64_t sequence);
 
-/* Read a closed log: as log_image_read(), or -errno. *bytes is the file's length. */
+/* Read a closed log, and sync what was read: as log_image_read(), or -errno. *bytes is the file's length. */
 int remove_log_load(struct loop *loop, const char *folder, uint64_t sequence, struct kill_map *map, struct log_summary *out,
                     uint64_t *bytes);
 
