@@ -119,7 +119,7 @@ uint64_t inspect_not_zero(const struct inspect *inspect, uint64_t offset, uint64
         *err = inspect_read(inspect, inspect->chunk, len, offset);
         if (*err)
             return end;
-        if (layout_is_zero(inspect->chunk, len))
+        if (bytes_are_zero(inspect->chunk, len))
             continue;
         for (uint64_t i = 0; i < len; i++)
             if (inspect->chunk[i] != 0)
@@ -132,7 +132,7 @@ uint64_t inspect_not_zero(const struct inspect *inspect, uint64_t offset, uint64
 
 static const char *no_record(const uint8_t *block)
 {
-    if (layout_is_zero(block, BLOCK_BYTES))
+    if (bytes_are_zero(block, BLOCK_BYTES))
         return "nothing but zeros where a record was due";
     if (memcmp(block, "KVDR", 4) != 0)
         return "no record where one was due";
@@ -174,7 +174,7 @@ int inspect_record_read(struct inspect *inspect, uint64_t offset, uint64_t end, 
 static bool padding_is_zero(const struct inspect *inspect, const struct record *record, const struct record_shape *shape)
 {
     const uint64_t from = shape->header_bytes + (shape->shared ? record->size : 0);
-    return layout_is_zero(inspect->header + from, (uint64_t)shape->header_blocks * BLOCK_BYTES - from);
+    return bytes_are_zero(inspect->header + from, (uint64_t)shape->header_blocks * BLOCK_BYTES - from);
 }
 
 /* Chunk after chunk through one buffer, the whole sum growing with them. */
@@ -196,7 +196,7 @@ static int chunks_judge(struct inspect *inspect, uint64_t at, const struct recor
             inspect_wrong(inspect, at + from, "chunk %" PRIu32 " of %" PRIu32 " of a value is not what was written", i + 1, shape->chunks);
             result = KVD_ECORRUPT;
         }
-        if (!layout_is_zero(inspect->chunk + len, round_up(len, BLOCK_BYTES) - len))
+        if (!bytes_are_zero(inspect->chunk + len, round_up(len, BLOCK_BYTES) - len))
             inspect_wrong(inspect, at + from + len, "bytes after a value that are not zero; kvd does not look at them");
     }
     return result;

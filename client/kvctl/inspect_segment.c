@@ -109,7 +109,7 @@ static void slot_judge(struct segment *segment, const uint8_t *block, uint32_t o
         segment->bad_indexes++;
     } else {
         segment->slots[segment->slot_count++] = slot;
-        if (!layout_is_zero(block + 48, BLOCK_BYTES - 48))
+        if (!bytes_are_zero(block + 48, BLOCK_BYTES - 48))
             inspect_wrong(inspect, offset + 48, "padding that is not zero after slot %" PRIu32 "; kvd does not look at it", ordinal);
     }
 }
@@ -353,7 +353,7 @@ static bool walk_index(struct segment *segment, uint64_t end)
 
 static bool blank_at(const struct inspect *inspect, uint64_t offset)
 {
-    return inspect_read(inspect, inspect->header, BLOCK_BYTES, offset) == 0 && layout_is_zero(inspect->header, BLOCK_BYTES);
+    return inspect_read(inspect, inspect->header, BLOCK_BYTES, offset) == 0 && bytes_are_zero(inspect->header, BLOCK_BYTES);
 }
 
 /* Up to `end`, or to the first thing that is neither a record nor an index. Returns why it ended there; NULL at the end, or at zeros. */

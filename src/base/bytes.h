@@ -47,6 +47,11 @@ static inline void bytes_copy(void *to, const void *from, size_t len)
         memcpy(to, from, len);
 }
 
+static inline bool bytes_are_zero(const uint8_t *at, size_t len)
+{
+    return len == 0 || (at[0] == 0 && memcmp(at, at + 1, len - 1) == 0);
+}
+
 /* `unit` must be a power of two, and `n` at least `unit` below 2^64. */
 static inline uint64_t round_up(uint64_t n, uint64_t unit)
 {

@@ -47,16 +47,11 @@ void alive_build(uint8_t out[ALIVE_BYTES], struct span cluster, const struct ali
     put_le64(out + AT_SUM, XXH3_64bits(out, AT_SUM));
 }
 
-static bool is_zero(const uint8_t *at)
-{
-    return at[0] == 0 && memcmp(at, at + 1, ALIVE_BYTES - 1) == 0;
-}
-
 int alive_parse(const uint8_t *at, size_t len, struct span cluster, struct alive *out)
 {
     if (len != ALIVE_BYTES)
         return KVD_ECORRUPT;
-    if (is_zero(at))
+    if (bytes_are_zero(at, ALIVE_BYTES))
         return ALIVE_EMPTY;
     if (memcmp(at, magic, sizeof magic) != 0 || get_le64(at + AT_SUM) != XXH3_64bits(at, AT_SUM))
         return KVD_ECORRUPT;

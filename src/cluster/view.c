@@ -123,11 +123,6 @@ static bool take_member(struct rest *rest, struct node_name *out)
            take_text(rest, head.at[17], node_address_is_good, out->address);
 }
 
-static bool is_zero(const uint8_t *at, size_t len)
-{
-    return at[0] == 0 && memcmp(at, at + 1, len - 1) == 0;
-}
-
 static bool take_members(struct rest *rest, struct view *view)
 {
     for (uint32_t i = 0; i < view->count; i++) {
@@ -143,7 +138,7 @@ int view_parse(const uint8_t *at, size_t len, struct span cluster, struct view *
 {
     if (len != VIEW_BYTES)
         return KVD_ECORRUPT;
-    if (is_zero(at, VIEW_BYTES))
+    if (bytes_are_zero(at, VIEW_BYTES))
         return VIEW_EMPTY;
     if (memcmp(at, magic, sizeof magic) != 0 || get_le64(at + AT_SUM) != XXH3_64bits(at, AT_SUM))
         return KVD_ECORRUPT;
@@ -160,7 +155,7 @@ int view_parse(const uint8_t *at, size_t len, struct span cluster, struct view *
         return KVD_EFORMAT;
     if (!take_text(&rest, at[AT_PROPOSER_LEN], node_id_is_good, view.proposer) || !take_members(&rest, &view))
         return KVD_ECORRUPT;
-    if (rest.len > 0 && !is_zero(rest.at, rest.len))
+    if (!bytes_are_zero(rest.at, rest.len))
         return KVD_ECORRUPT;
     *out = view;
     return 0;

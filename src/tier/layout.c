@@ -103,7 +103,7 @@ void layout_slot_build(uint8_t *block, const uint8_t id[DISK_ID_BYTES], const st
 
 int layout_slot_parse(const uint8_t *block, const uint8_t id[DISK_ID_BYTES], uint32_t ordinal, struct layout_slot *out)
 {
-    if (layout_is_zero(block, BLOCK_BYTES))
+    if (bytes_are_zero(block, BLOCK_BYTES))
         return LAYOUT_SLOT_EMPTY;
     bool ours = memcmp(block, slot_magic, sizeof slot_magic) == 0 && get_le16(block + SLOT_FORMAT) == DISK_FORMAT &&
                 get_le64(block + SLOT_SUM) == XXH3_64bits(block, SLOT_SUM) && memcmp(block + SLOT_ID, id, DISK_ID_BYTES) == 0;
@@ -115,9 +115,4 @@ int layout_slot_parse(const uint8_t *block, const uint8_t id[DISK_ID_BYTES], uin
     out->blocks = get_le32(block + SLOT_BLOCKS);
     out->final = (get_le16(block + SLOT_FLAGS) & SLOT_FLAG_FINAL) != 0;
     return 0;
-}
-
-bool layout_is_zero(const uint8_t *at, size_t len)
-{
-    return len == 0 || (at[0] == 0 && memcmp(at, at + 1, len - 1) == 0);
 }

@@ -48,7 +48,4 @@ enum { LAYOUT_SLOT_EMPTY = 1 };
 /* 0, LAYOUT_SLOT_EMPTY (never written), or KVD_ECORRUPT: also when it is another segment's or not slot number `ordinal`. */
 int layout_slot_parse(const uint8_t *block, const uint8_t id[DISK_ID_BYTES], uint32_t ordinal, struct layout_slot *out);
 
-/* True when all of `len` bytes are zero. */
-bool layout_is_zero(const uint8_t *at, size_t len);
-
 #endif

@@ -269,7 +269,7 @@ static bool walk_one(struct recovery *recovery)
     int err = blocks_read(recovery, recovery->header, recovery->pos, BLOCK_BYTES);
     if (!err && walk_index(recovery))
         return true;
-    bool blank = !err && layout_is_zero(recovery->header, BLOCK_BYTES);
+    bool blank = !err && bytes_are_zero(recovery->header, BLOCK_BYTES);
     if (!err)
         err = walk_record(recovery);
     if (!err)

@@ -73,7 +73,7 @@ static void sum_record(uint8_t *at)
 
 static void sum_index(uint8_t *at)
 {
-    if (layout_is_zero(at, BLOCK_BYTES))
+    if (bytes_are_zero(at, BLOCK_BYTES))
         return;
     uint64_t payload = get_le64(at + 32);
     if (payload <= BLOCK_BYTES - INDEX_HEAD_BYTES)
@@ -85,7 +85,7 @@ void segment_image_sum(uint8_t *at)
 {
     put_le64(at + BLOCK_BYTES - 8, XXH3_64bits(at, BLOCK_BYTES - 8));
     for (size_t slot = 1; slot <= 4; slot++)
-        if (!layout_is_zero(at + slot * BLOCK_BYTES, BLOCK_BYTES))
+        if (!bytes_are_zero(at + slot * BLOCK_BYTES, BLOCK_BYTES))
             put_le64(at + slot * BLOCK_BYTES + 40, XXH3_64bits(at + slot * BLOCK_BYTES, 40));
     sum_record(at + IMAGE_SMALL_AT);
     sum_record(at + IMAGE_LARGE_AT);
