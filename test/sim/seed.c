@@ -424,7 +424,7 @@ static void life_crash(enum escape escape)
     figures_take(sim->host->life);
     files_crash(power);
     if (power)
-        view_forget_all(&sim->host->view);
+        sight_forget_all(&sim->host->sight);
     vfs_crash(&sim->vfs, power, cut_choose());
     heap_drop();
     if (sweeping())
@@ -673,7 +673,7 @@ static void host_init(unsigned number)
     list_init(&host->heap);
     list_init(&host->flights);
     list_init(&host->routines);
-    view_init(&host->view, &sim->vfs, number, sim->scenario.names_us, sim->scenario.missing_us);
+    sight_init(&host->sight, &sim->vfs, number, sim->scenario.names_us, sim->scenario.missing_us);
     faults_choose();
     event_add(0, false, life_start, NULL);
     if (sim->scenario.clock_jumps)
@@ -686,7 +686,7 @@ static void host_fini(struct host *host)
     heap_drop();
     server_events_drop();
     routines_drop();
-    view_forget_all(&host->view);
+    sight_forget_all(&host->sight);
     for (struct list *at; (at = list_first(&host->flights)) != NULL;)
         list_remove(at);
     sim_free(host->life);

@@ -21,9 +21,9 @@
 #include "base/list.h"
 #include "history.h"
 #include "server.h"
+#include "sight.h"
 #include "store/store_impl.h"
 #include "vfs.h"
-#include "view.h"
 
 enum { SIM_LOOPS = 3, SIM_KEYS = 8, SIM_LIVES = 64, HOSTS_MOST = HISTORY_HOSTS, MS = 1000, SECOND = 1000 * 1000 };
 
@@ -160,7 +160,7 @@ struct host {
     uint64_t heap_blocks;
     struct list flights; /* file operations under way */
     struct list routines;
-    struct view view;                               /* of the disk */
+    struct sight sight;                             /* of the disk */
     int64_t wall_now_ms;                            /* how far its wall clock is ahead */
     uint64_t hang_until_us;                         /* its disk */
     uint64_t hung_until_us;                         /* and what hung there before */

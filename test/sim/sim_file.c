@@ -184,7 +184,7 @@ static bool mount_gone(void)
             if (here()->files[i].inode && here()->files[i].locks)
                 here()->files[i].inode->locked = false;
         vfs_unmount(&sim->vfs);
-        view_forget_all(&sim->host->view);
+        sight_forget_all(&sim->host->sight);
     }
     return gone;
 }
@@ -330,7 +330,7 @@ static int64_t read_iov(struct inode *inode, const struct iovec *iov, unsigned c
 {
     uint64_t done = 0;
     bool going = is_going(inode) || is_gone(inode);
-    uint64_t size = view_size(&sim->host->view, inode);
+    uint64_t size = sight_size(&sim->host->sight, inode);
     bytes = min_u64(bytes, size > offset ? size - offset : 0);
     for (unsigned i = 0; i < count && done < bytes; i++) {
         uint64_t part = min_u64(iov[i].iov_len, bytes - done);
@@ -553,7 +553,7 @@ int fs_open(struct loop *loop, struct file *file, const char *path, unsigned fla
     say("  open %s flags %u", path, flags);
     int err = call_path(loop, DISK_OPEN, path, flags);
     bool stale;
-    struct inode *inode = err ? NULL : view_find(&sim->host->view, path, &stale);
+    struct inode *inode = err ? NULL : sight_find(&sim->host->sight, path, &stale);
     if (err) {
         /* The name may be there all the same. */
         if ((flags & FS_CREATE) && err != -ENOSPC && err != -EROFS && !here()->gone && chance_one_in(4))
@@ -563,7 +563,7 @@ int fs_open(struct loop *loop, struct file *file, const char *path, unsigned fla
     if (flags & FS_CREATE) {
         if (inode || (inode = vfs_create(&sim->vfs, path, false)) == NULL)
             return -EEXIST;
-        view_made(&sim->host->view, path, inode);
+        sight_made(&sim->host->sight, path, inode);
     } else if (!inode || (stale && chance_one_in(4))) {
         return -ENOENT; /* the daemon may have forgotten an inode that the kernel remembers */
     }
@@ -644,7 +644,7 @@ int64_t fs_size(struct loop *loop, const struct file *file)
 {
     struct inode *inode = open_file(file)->inode;
     int err = call(loop, DISK_SIZE, open_file(file), 0);
-    return err ? err : (int64_t)view_size(&sim->host->view, inode);
+    return err ? err : (int64_t)sight_size(&sim->host->sight, inode);
 }
 
 int fs_lock(struct loop *loop, const struct file *file)
@@ -667,10 +667,10 @@ int fs_unlink(struct loop *loop, const char *path)
             (void)vfs_unlink(&sim->vfs, path);
         return err;
     }
-    if (!view_find(&sim->host->view, path, NULL))
+    if (!sight_find(&sim->host->sight, path, NULL))
         return -ENOENT;
     bool there = vfs_unlink(&sim->vfs, path);
-    view_forget(&sim->host->view, path);
+    sight_forget(&sim->host->sight, path);
     sim_disk_changed();
     return there ? 0 : -ENOENT;
 }
@@ -684,13 +684,13 @@ int fs_rename(struct loop *loop, const char *from, const char *to)
             (void)vfs_rename(&sim->vfs, from, to);
         return err;
     }
-    if (!view_find(&sim->host->view, from, NULL))
+    if (!sight_find(&sim->host->sight, from, NULL))
         return -ENOENT;
     bool there = vfs_rename(&sim->vfs, from, to);
-    view_forget(&sim->host->view, from);
-    view_forget(&sim->host->view, to);
+    sight_forget(&sim->host->sight, from);
+    sight_forget(&sim->host->sight, to);
     if (there)
-        view_made(&sim->host->view, to, vfs_find(&sim->vfs, to));
+        sight_made(&sim->host->sight, to, vfs_find(&sim->vfs, to));
     sim_disk_changed();
     return there ? 0 : -ENOENT;
 }
@@ -783,7 +783,7 @@ int fs_list(struct loop *loop, const char *path, fs_list_fn fn, void *arg)
     size_t from = chance_below(listing.count);
     for (size_t i = 0; i < listing.count; i++) {
         size_t at = (from + i) % listing.count;
-        if (!fn(arg, listing.names[at], !listing.inodes[at]->folder, view_size(&sim->host->view, listing.inodes[at])))
+        if (!fn(arg, listing.names[at], !listing.inodes[at]->folder, sight_size(&sim->host->sight, listing.inodes[at])))
             break;
     }
     return 0;

@@ -54,7 +54,7 @@ struct inode {
     /* of a shared one */
     unsigned writer;                           /* the host that changed it last */
     uint64_t published;                        /* the length that others are told: as of an fsync or a close */
-    uint64_t known_size[2], known_until_us[2]; /* that a host remembers (view.c) */
+    uint64_t known_size[2], known_until_us[2]; /* that a host remembers (sight.c) */
 };
 
 struct vfs {

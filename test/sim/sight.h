@@ -1,32 +1,32 @@
-/* view.h - a shared file system as one host sees it, as on 3FS: a name that was looked up is not asked for again for a while, nor one that
+/* sight.h - a shared file system as one host sees it, as on 3FS: a name that was looked up is not asked for again for a while, nor one that
  * was not there, nor another host's length. Its own changes a host sees at once; bytes, and names that are to be made, agree everywhere.
  *
  * Owns:    what the host remembers.
  * Borrows: the vfs; inodes, which it keeps as long as it remembers their name.
  */
-#ifndef KVD_TEST_SIM_VIEW_H
-#define KVD_TEST_SIM_VIEW_H
+#ifndef KVD_TEST_SIM_SIGHT_H
+#define KVD_TEST_SIM_SIGHT_H
 
 #include "vfs.h"
 
-struct view {
+struct sight {
     struct vfs *vfs;
     struct list names;
     unsigned host;
     uint64_t names_us, missing_us; /* 0: it asks each time */
 };
 
-void view_init(struct view *view, struct vfs *vfs, unsigned host, uint64_t names_us, uint64_t missing_us);
+void sight_init(struct sight *sight, struct vfs *vfs, unsigned host, uint64_t names_us, uint64_t missing_us);
 /* It is mounted anew: everything is forgotten. */
-void view_forget_all(struct view *view);
+void sight_forget_all(struct sight *sight);
 
 /* What is there, as far as this host knows. NULL: nothing. *stale (may be NULL): and something else is true. */
-struct inode *view_find(struct view *view, const char *path, bool *stale);
+struct inode *sight_find(struct sight *sight, const char *path, bool *stale);
 /* This host has made the name. */
-void view_made(struct view *view, const char *path, struct inode *inode);
+void sight_made(struct sight *sight, const char *path, struct inode *inode);
 /* It has removed it, or has been told that it is not so. */
-void view_forget(struct view *view, const char *path);
+void sight_forget(struct sight *sight, const char *path);
 /* The length of a file. */
-uint64_t view_size(const struct view *view, struct inode *inode);
+uint64_t sight_size(const struct sight *sight, struct inode *inode);
 
 #endif
