@@ -1,6 +1,5 @@
 #include "config.h"
 
-#include <ctype.h>
 #include <ini.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,9 +23,8 @@ const struct config_key config_keys[] = {
     {"cluster", CONFIG_TEXT, TEXT(cluster), "kvd", ANY, "first folder below the directory"},
     {"node", CONFIG_TEXT, TEXT(node), NULL, ANY, "this node's name and folder; by default the host's name"},
     {"peers", CONFIG_TEXT, TEXT(peers), "", ANY,
-     "auto: be a member of the cluster of all nodes in this directory (docs/cluster.md has what that gives so far); without it this node "
-     "is "
-     "alone"},
+     "auto: be a member of the cluster of all nodes in this directory (docs/cluster.md has what that gives so far); without it this "
+     "node is alone"},
     {"advertise", CONFIG_TEXT, TEXT(advertise), "", ANY,
      "with peers: HOST:PORT, a numeric address, at which the other nodes reach this one"},
     {"cluster-token-file", CONFIG_TEXT, TEXT(cluster_token_file), "", ANY,
@@ -311,17 +309,6 @@ int config_flags(struct config *config, struct config_command *command, int argc
     return 0;
 }
 
-/* Names become folders: nothing that a file system or a shell would take for anything else. */
-static bool plain_name(const char *name)
-{
-    if (name[0] == '\0' || name[0] == '.')
-        return false;
-    for (const char *at = name; *at; at++)
-        if (!isalnum((unsigned char)*at) && !strchr("._-", *at))
-            return false;
-    return true;
-}
-
 static int check_peers(const struct config *config, char *why, size_t why_len)
 {
     char host[CONFIG_TEXT_BYTES];
@@ -345,9 +332,9 @@ int config_check(const struct config *config, char *why, size_t why_len)
         return fail(why, why_len, "listen must be HOST:PORT, not \"%.100s\"", config->listen);
     if (config->dir[0] == '\0')
         return fail(why, why_len, "dir must not be empty");
-    if (!plain_name(config->cluster))
+    if (!node_id_is_good(span_text(config->cluster)))
         return fail(why, why_len, "cluster must be letters, digits, '.', '_' and '-', not \"%.64s\"", config->cluster);
-    if (!plain_name(config->node))
+    if (!node_id_is_good(span_text(config->node)))
         return fail(why, why_len, "node must be letters, digits, '.', '_' and '-', not \"%.64s\"", config->node);
     if (config->segment_size > 0 && config->segment_size < MIB)
         return fail(why, why_len, "segment-size must be 0 or at least 1m");

@@ -14,14 +14,15 @@
 #include <stdint.h>
 
 #include "base/log.h"
+#include "cluster/view.h"
 
 enum { CONFIG_TEXT_BYTES = 1024 };
 
 struct config {
     char listen[CONFIG_TEXT_BYTES];
     char dir[CONFIG_TEXT_BYTES];
-    char cluster[65];
-    char node[65];
+    char cluster[NODE_ID_MAX + 1];
+    char node[NODE_ID_MAX + 1];
     char persist[16];
     char when_behind[16];
     char io[16];
@@ -30,7 +31,7 @@ struct config {
     char port_file[CONFIG_TEXT_BYTES];
     char token_file[CONFIG_TEXT_BYTES];
     char peers[16];
-    char advertise[128];
+    char advertise[NODE_ADDRESS_MAX + 1];
     char cluster_token_file[CONFIG_TEXT_BYTES];
     uint64_t lease_time, suspect, dead_after;
     uint64_t memory, disk, segment_size, write_queue, inflight, request_memory, read_split, max_value;

@@ -60,8 +60,8 @@ struct session {
     uint64_t turn_until_us; /* when it must let others have their turn */
     bool tired;             /* that time has come: the rest is for the next turn */
     struct grant grant;
-    char neighbour[65]; /* the id of the node that it has proved to be; empty: of no node */
-    uint64_t since_ms;  /* when it began to be read */
+    char neighbour[NODE_ID_MAX + 1]; /* the id of the node that it has proved to be; empty: of no node */
+    uint64_t since_ms;               /* when it began to be read */
     struct lease_owner leases;
     uint64_t heard_ms;       /* the last time that a frame ended, or PACE_BYTES of one had come, or that was not the peer's affair */
     uint64_t received_bytes; /* as of then */

@@ -1,6 +1,5 @@
 #include "auth/token.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -9,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/text.h"
 
 enum { FIELDS_MOST = 3, OTHERS_MODE = 077 };
 
@@ -26,12 +26,7 @@ static const char *const right_names[RIGHT_COUNT] = {"read", "write", "admin"};
 
 bool token_name_good(struct span name)
 {
-    if (name.len < 1 || name.len > TOKEN_NAME_BYTES)
-        return false;
-    for (size_t i = 0; i < name.len; i++)
-        if (!isalnum(name.at[i]) && (name.at[i] == '\0' || !strchr("._-", name.at[i])))
-            return false;
-    return true;
+    return text_is_name(name, TOKEN_NAME_BYTES);
 }
 
 static unsigned right_of(struct span name)

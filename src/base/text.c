@@ -8,8 +8,6 @@
 #include <string.h>
 #include <strings.h>
 
-#include "base/bytes.h"
-
 #define FRACTION_ONE ((uint64_t)1000000000000000000)
 
 /* A decimal number, its fraction in units of 10^-18: integers, so that what can be said exactly is exact. */
@@ -179,5 +177,21 @@ bool text_split_address(const char *text, char *host, size_t host_len, uint16_t 
     memcpy(host, from, len);
     host[len] = '\0';
     *port = (uint16_t)number;
+    return true;
+}
+
+static bool in_name(uint8_t byte)
+{
+    return (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z') || (byte >= '0' && byte <= '9') || byte == '.' || byte == '_' ||
+           byte == '-';
+}
+
+bool text_is_name(struct span text, size_t most)
+{
+    if (text.len < 1 || text.len > most)
+        return false;
+    for (size_t i = 0; i < text.len; i++)
+        if (!in_name(text.at[i]))
+            return false;
     return true;
 }

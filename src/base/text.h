@@ -1,10 +1,12 @@
-/* text.h - numbers as people write them. Pure functions; any thread. */
+/* text.h - numbers, addresses and names as people write them. Pure functions; any thread. */
 #ifndef KVD_BASE_TEXT_H
 #define KVD_BASE_TEXT_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "base/bytes.h"
 
 /* "4096", "512m", "4g", "1.5t", "64KiB": bytes, units of 1,024, any case, with or without "b" or "ib".
  * False, and *bytes untouched, for anything else, an overflow included. */
@@ -28,5 +30,8 @@ char *text_exact_size(char *out, size_t out_len, uint64_t bytes);
 /* Split "HOST:PORT" or "[V6]:PORT" into `host` (with brackets gone) and `port`. False when there is no valid port or
  * no host, or the host does not fit. */
 bool text_split_address(const char *text, char *host, size_t host_len, uint16_t *port);
+
+/* What nodes, clusters and tokens may be called: 1 to `most` letters (of ASCII), digits, '.', '_' and '-'. */
+bool text_is_name(struct span text, size_t most);
 
 #endif

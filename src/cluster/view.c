@@ -1,10 +1,10 @@
 #include "cluster/view.h"
 
-#include <ctype.h>
 #include <xxhash.h>
 
 #include "base/check.h"
 #include "base/error.h"
+#include "base/text.h"
 
 enum {
     VIEW_FORMAT = 1,
@@ -24,14 +24,7 @@ static const uint8_t magic[4] = {'K', 'V', 'D', 'V'};
 
 bool node_id_is_good(struct span id)
 {
-    if (id.len == 0 || id.len > NODE_ID_MAX || id.at[0] == '.')
-        return false;
-    for (size_t i = 0; i < id.len; i++) {
-        bool plain = (id.at[i] >= 'a' && id.at[i] <= 'z') || (id.at[i] >= 'A' && id.at[i] <= 'Z') || (id.at[i] >= '0' && id.at[i] <= '9');
-        if (!plain && id.at[i] != '.' && id.at[i] != '_' && id.at[i] != '-')
-            return false;
-    }
-    return true;
+    return text_is_name(id, NODE_ID_MAX) && id.at[0] != '.';
 }
 
 bool node_address_is_good(struct span address)

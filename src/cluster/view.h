@@ -11,7 +11,7 @@ enum {
     VIEW_BYTES = BLOCK_BYTES,
     VIEW_RING_SLOTS = 256,
     VIEW_MEMBERS_MAX = 48,
-    NODE_ID_MAX = 64, /* of an id, and of a cluster's name; letters, digits, '.', '_' and '-' */
+    NODE_ID_MAX = 64, /* of an id, and of a cluster's name */
     NODE_ADDRESS_MAX = 127,
 };
 
@@ -53,7 +53,7 @@ struct view {
     struct node_name members[VIEW_MEMBERS_MAX]; /* ids rise */
 };
 
-/* A name that may stand in a view: 1 to NODE_ID_MAX of the characters above, not beginning with '.'. */
+/* A name that may stand in a view: text_is_name() of NODE_ID_MAX, not beginning with '.': it is a folder's, too. */
 bool node_id_is_good(struct span id);
 /* 1 to NODE_ADDRESS_MAX printable characters without a space. */
 bool node_address_is_good(struct span address);

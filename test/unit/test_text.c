@@ -31,6 +31,17 @@ static void expect_bad(number_fn fn, const char *const *bad, size_t count)
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
+Test(text, names)
+{
+    static const char *const good[] = {"a", "Z", "0", "9", "a.B_c-9", ".a", "12345678"};
+    static const char *const bad[] = {"", "a b", "a/b", "a:b", "a@b", "[", "`", "{", "\xc3\xa9", "123456789"};
+    for (size_t i = 0; i < COUNT(good); i++)
+        cr_expect(text_is_name(span_text(good[i]), 8), "\"%s\" was refused", good[i]);
+    for (size_t i = 0; i < COUNT(bad); i++)
+        cr_expect_not(text_is_name(span_text(bad[i]), 8), "\"%s\" was taken", bad[i]);
+    cr_expect_not(text_is_name(span_of("a\0b", 3), 8));
+}
+
 Test(text, sizes)
 {
     static const struct good good[] = {
