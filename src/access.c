@@ -15,22 +15,55 @@ static int refuse(char why[TOKEN_WHY_BYTES], const char *text)
     return KVD_EUSAGE;
 }
 
-int access_read(const char *path, const struct tokens *before, struct tokens **out, char why[TOKEN_WHY_BYTES])
+static void file_forget(char *bytes)
+{
+    mac_wipe(bytes, TOKEN_FILE_BYTES);
+    free(bytes);
+}
+
+/* What the file says, in *bytes, which are for file_forget(). 0, KVD_EUSAGE with a line in `why`, or -ENOMEM. */
+static int file_read(const char *path, char **bytes, struct span *text, char why[TOKEN_WHY_BYTES])
 {
     struct file_rights rights;
-    char *text = malloc(TOKEN_FILE_BYTES);
-    if (!text)
+    char *room = malloc(TOKEN_FILE_BYTES);
+    if (!room)
         return -ENOMEM;
-    int64_t len = loop_read_secret_file(path, text, TOKEN_FILE_BYTES, &rights);
-    int err;
+    int64_t len = loop_read_secret_file(path, room, TOKEN_FILE_BYTES, &rights);
+    int err = 0;
     if (len < 0)
         err = refuse(why, len == -EFBIG ? "longer than 64 KiB" : len == -EINVAL ? "not an ordinary file" : error_text((int)len));
     else if (!token_file_is_private(rights.mode, rights.owner, rights.reader))
         err = refuse(why, TOKEN_FILE_NOT_PRIVATE);
-    else
-        err = tokens_read(out, span_of(text, (size_t)len), before, why);
-    mac_wipe(text, TOKEN_FILE_BYTES);
-    free(text);
+    if (err) {
+        file_forget(room);
+        return err;
+    }
+    *bytes = room;
+    *text = span_of(room, (size_t)len);
+    return 0;
+}
+
+int access_read(const char *path, const struct tokens *before, struct tokens **out, char why[TOKEN_WHY_BYTES])
+{
+    char *bytes;
+    struct span text;
+    int err = file_read(path, &bytes, &text, why);
+    if (err)
+        return err;
+    err = tokens_read(out, text, before, why);
+    file_forget(bytes);
+    return err;
+}
+
+int access_read_one(const char *path, struct token *out, char why[TOKEN_WHY_BYTES])
+{
+    char *bytes;
+    struct span text;
+    int err = file_read(path, &bytes, &text, why);
+    if (err)
+        return err;
+    err = token_read_one(out, text, why);
+    file_forget(bytes);
     return err;
 }
 

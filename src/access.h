@@ -35,6 +35,8 @@ struct access {
 /* Read and judge the file at `path`. Blocking: at start, or in a job. Returns 0 with *out, the caller's reference; KVD_EUSAGE with a line
  * in `why` (without the path); -ENOMEM. */
 int access_read(const char *path, const struct tokens *before, struct tokens **out, char why[TOKEN_WHY_BYTES]);
+/* Likewise a file of one token (token_read_one()). Wipe it after use. */
+int access_read_one(const char *path, struct token *out, char why[TOKEN_WHY_BYTES]);
 
 /* `tokens` NULL: none are asked for; else a reference is taken. Returns 0 or -ENOMEM. */
 int access_init(struct access *access, const struct log *log, const char *path, struct tokens *tokens, struct loop *store_loop);

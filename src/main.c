@@ -139,22 +139,10 @@ static int read_tokens(const struct config *config, struct tokens **out, char *w
     return err;
 }
 
-/* The cluster's. */
 static int read_cluster_token(const struct config *config, struct token *out, char *why, size_t why_len)
 {
-    char detail[TOKEN_WHY_BYTES] = "", text[TOKEN_LINE_BYTES * 4];
-    struct file_rights rights;
-    if (config->peers[0] == '\0')
-        return 0;
-    int64_t len = loop_read_secret_file(config->cluster_token_file, text, sizeof text, &rights);
-    int err = KVD_EUSAGE;
-    if (len < 0)
-        snprintf(detail, sizeof detail, "%s", error_text((int)len));
-    else if (!token_file_is_private(rights.mode, rights.owner, rights.reader))
-        snprintf(detail, sizeof detail, "%s", TOKEN_FILE_NOT_PRIVATE);
-    else
-        err = token_read_one(out, span_of(text, (size_t)len), detail);
-    mac_wipe(text, sizeof text);
+    char detail[TOKEN_WHY_BYTES] = "out of memory";
+    int err = config->peers[0] != '\0' ? access_read_one(config->cluster_token_file, out, detail) : 0;
     if (err)
         snprintf(why, why_len, "cluster-token-file %s: %s", config->cluster_token_file, detail);
     return err;

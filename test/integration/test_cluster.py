@@ -172,6 +172,7 @@ def test_settings_that_do_not_go_together(cluster):
     token = str(cluster.token)
     assert "advertise" in refuses("--peers", "auto", "--cluster-token-file", token)
     assert "cluster-token-file" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1")
+    assert "not an ordinary file" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1", "--cluster-token-file", str(cluster.dir))
     assert "auto" in refuses("--peers", "all", "--advertise", "127.0.0.1:1", "--cluster-token-file", token)
     assert "go with peers" in refuses("--advertise", "127.0.0.1:1")
     assert "chmod 600" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1", "--cluster-token-file", str(cluster.file("open", "x" * 32, 0o644)))
