@@ -114,9 +114,20 @@ static int check_reach(const struct config *config, char *why, size_t why_len)
     return KVD_EUSAGE;
 }
 
+/* Nodes find each other without asking anybody for a name. */
+static int check_advertise(const struct config *config, char *why, size_t why_len)
+{
+    char host[CONFIG_TEXT_BYTES];
+    uint16_t port;
+    if (config->peers[0] == '\0' || (text_split_address(config->advertise, host, sizeof host, &port) && address_is_numeric(host)))
+        return 0;
+    snprintf(why, why_len, "advertise must be a numeric address and a port, not \"%s\"", config->advertise);
+    return KVD_EUSAGE;
+}
+
 static int load_config(struct config *config, struct config_command *command, int argc, char **argv, char *why, size_t why_len)
 {
-    char host[65] = "kvd", dir[CONFIG_TEXT_BYTES];
+    char host[NODE_ID_MAX + 1] = "kvd", dir[CONFIG_TEXT_BYTES];
     (void)loop_host_name(host, sizeof host);
     default_dir(dir, sizeof dir);
     config_init(config, host, dir);
@@ -125,7 +136,9 @@ static int load_config(struct config *config, struct config_command *command, in
         err = config_flags(config, command, argc, argv, why, why_len);
     if (err == 0)
         err = config_check(config, why, why_len);
-    return err ? err : check_reach(config, why, why_len);
+    if (!err)
+        err = check_reach(config, why, why_len);
+    return err ? err : check_advertise(config, why, why_len);
 }
 
 /* *out is NULL where none are asked for. */

@@ -39,6 +39,8 @@ void listener_close(struct listener *listener);
 
 /* True when every address of `host` is a loopback one; false too when it cannot be resolved. Blocking; at start only. */
 bool address_is_loopback(const char *host);
+/* Is it an address, not a name to be looked up? */
+bool address_is_numeric(const char *host);
 
 /* Connect to `host`, a numeric address, and `port`. The conn is there at once, and is started, sent on and closed as one that was accepted;
  * bytes leave when the other side has taken it. Where it does not, `ended` and sends say why: -ECONNREFUSED, -ETIMEDOUT... Returns 0;

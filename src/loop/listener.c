@@ -42,9 +42,9 @@ struct seat {
     int fd;
 };
 
-static int resolve(const char *host, uint16_t port, struct addrinfo **out)
+static int resolve(const char *host, uint16_t port, int flags, struct addrinfo **out)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = flags};
     char service[8];
     snprintf(service, sizeof service, "%u", port);
     return getaddrinfo(host, service, &hints, out) == 0 ? 0 : KVD_EUSAGE;
@@ -244,7 +244,7 @@ static void listener_on_poll(uv_poll_t *handle, int status, int events)
 int listener_open(struct listener **out, struct loop *loop, const char *host, uint16_t port, unsigned max_conns, listener_fn fn, void *arg)
 {
     struct addrinfo *addresses;
-    int err = resolve(host, port, &addresses);
+    int err = resolve(host, port, 0, &addresses);
     if (err)
         return err;
     int fd = bind_first(addresses);
@@ -328,11 +328,20 @@ static bool is_loopback(const struct sockaddr *address)
 bool address_is_loopback(const char *host)
 {
     struct addrinfo *addresses;
-    if (resolve(host, 0, &addresses) != 0)
+    if (resolve(host, 0, 0, &addresses) != 0)
         return false;
     bool loopback = true;
     for (const struct addrinfo *address = addresses; address && loopback; address = address->ai_next)
         loopback = is_loopback(address->ai_addr);
     freeaddrinfo(addresses);
     return loopback;
+}
+
+bool address_is_numeric(const char *host)
+{
+    struct addrinfo *addresses;
+    if (resolve(host, 0, AI_NUMERICHOST, &addresses) != 0)
+        return false;
+    freeaddrinfo(addresses);
+    return true;
 }

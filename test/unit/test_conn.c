@@ -982,3 +982,12 @@ Test(listener, loopback_addresses)
     cr_assert(!address_is_loopback("not a host"));
     cr_assert(!address_is_loopback(""));
 }
+
+Test(listener, numeric_addresses)
+{
+    cr_assert(address_is_numeric("192.0.2.1"));
+    cr_assert(address_is_numeric("2001:db8::1"));
+    cr_assert(!address_is_numeric("localhost"));
+    cr_assert(!address_is_numeric("192.0.2.1 "));
+    cr_assert(!address_is_numeric("192.0.2.1 x"));
+}
