@@ -264,7 +264,7 @@ static void tell_member(struct cluster *c, const struct files_op *op)
     }
     switch (op->act) {
     case MEMBER_READ_RING:
-        member_ring_read(m, now, op->started_us, op->found, view);
+        member_ring_read(m, now, op->found, view);
         break;
     case MEMBER_READ_SLOT:
         member_slot_read(m, now, op->started_us, op->found, view);

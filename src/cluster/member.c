@@ -13,10 +13,14 @@ const struct peer_state *peer_look(const struct member *m, const char *id)
 
 struct peer_state *peer_find(struct member *m, const char *id)
 {
-    for (uint32_t i = 0; i < m->peer_count; i++)
-        if (strcmp(m->peers[i].name.id, id) == 0)
-            return &m->peers[i];
-    return NULL;
+    const struct peer_state *peer = peer_look(m, id);
+    return peer ? &m->peers[peer - m->peers] : NULL;
+}
+
+const struct peer_state *peer_start(const struct member *m, const struct node_name *who)
+{
+    const struct peer_state *peer = peer_look(m, who->id);
+    return peer && incarnation_equal(peer->name.incarnation, who->incarnation) ? peer : NULL;
 }
 
 bool peer_is_near(const struct member *m, const struct peer_state *peer)
@@ -182,8 +186,8 @@ static uint64_t promised_since(const struct member *m)
         const struct node_name *name = &m->known.members[i];
         if (is_me(m, name->id))
             continue;
-        const struct peer_state *peer = peer_look(m, name->id);
-        if (!peer || !incarnation_equal(peer->name.incarnation, name->incarnation) || peer->promised_view != m->known.number)
+        const struct peer_state *peer = peer_start(m, name);
+        if (!peer || peer->promised_view != m->known.number)
             return 0;
         since_us = min_u64(since_us, peer->promised_us);
     }
@@ -295,8 +299,8 @@ static bool all_acknowledged(const struct member *m)
         const struct node_name *name = &m->known.members[i];
         if (is_me(m, name->id))
             continue;
-        const struct peer_state *peer = peer_look(m, name->id);
-        if (!peer || !incarnation_equal(peer->name.incarnation, name->incarnation) || peer->acknowledged != m->known.number)
+        const struct peer_state *peer = peer_start(m, name);
+        if (!peer || peer->acknowledged != m->known.number)
             return false;
     }
     return true;
@@ -359,9 +363,8 @@ void member_tick(struct member *m, uint64_t now_us)
 
 /* ---- files ---- */
 
-void member_ring_read(struct member *m, uint64_t now_us, uint64_t started_us, enum member_found found, const struct view *view)
+void member_ring_read(struct member *m, uint64_t now_us, enum member_found found, const struct view *view)
 {
-    (void)started_us;
     advance(m, now_us);
     m->scan.busy = false;
     m->scan.next_us = m->now_us + file_pause_us(m);

@@ -154,7 +154,7 @@ enum member_found {
 };
 /* `started_us`: before the first byte was asked for. `view`: the newest of the ring (garbled slots are skipped); what lay in the slot,
  * whichever number; what the file says. NULL unless FOUND_VIEW. */
-void member_ring_read(struct member *member, uint64_t now_us, uint64_t started_us, enum member_found found, const struct view *view);
+void member_ring_read(struct member *member, uint64_t now_us, enum member_found found, const struct view *view);
 void member_slot_read(struct member *member, uint64_t now_us, uint64_t started_us, enum member_found found, const struct view *view);
 void member_view_read(struct member *member, uint64_t now_us, enum member_found found, const struct view *view);
 
@@ -188,6 +188,7 @@ void member_sent(struct member *member, uint64_t now_us, const char *id, enum me
 void member_leave(struct member *member, uint64_t now_us);
 /* Somebody who knows says that this id does not act and will not in the start that the newest view has. */
 void member_forget(struct member *member, uint64_t now_us, const char *id);
+
 /* ---- what it is ---- */
 
 /* Does it have a lease now? */

@@ -36,8 +36,8 @@ bool member_is_dead(const struct member *m, const struct node_name *who)
 
 static bool is_forgotten(const struct member *m, const struct node_name *who)
 {
-    const struct peer_state *peer = peer_look(m, who->id);
-    return peer && peer->forgotten && incarnation_equal(peer->name.incarnation, who->incarnation);
+    const struct peer_state *peer = peer_start(m, who);
+    return peer && peer->forgotten;
 }
 
 /* ---- the next view, as this node would have it ---- */

@@ -35,6 +35,8 @@ static inline bool is_sure(const struct member *m)
 
 struct peer_state *peer_find(struct member *m, const char *id);
 const struct peer_state *peer_look(const struct member *m, const char *id);
+/* If the latest start that was heard of is this very one; else NULL. */
+const struct peer_state *peer_start(const struct member *m, const struct node_name *who);
 
 /* Has this id spoken within the time that it is suspected after? */
 bool peer_is_near(const struct member *m, const struct peer_state *peer);

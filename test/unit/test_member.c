@@ -541,7 +541,7 @@ static void file_report(struct world *w, struct process *p, const struct file_ta
     view = file->failed ? NULL : view;
     switch (file->act) {
     case MEMBER_READ_RING:
-        member_ring_read(m, now_us, file->started_us, found, view);
+        member_ring_read(m, now_us, found, view);
         break;
     case MEMBER_READ_SLOT:
         member_slot_read(m, now_us, file->started_us, found, view);
