@@ -108,17 +108,22 @@ static int sync_folder(const struct files_op *op, const char *name)
 
 static enum member_found found_of(int err)
 {
-    return err == 0              ? FOUND_VIEW
-           : err == VIEW_EMPTY   ? FOUND_NOTHING
-           : err == KVD_ECORRUPT ? FOUND_GARBLED
-           : err == KVD_EFORMAT  ? FOUND_GARBLED
-                                 : FOUND_ERROR;
+    switch (err) {
+    case 0:
+        return FOUND_VIEW;
+    case VIEW_EMPTY:
+        return FOUND_NOTHING;
+    case KVD_ECORRUPT:
+    case KVD_EFORMAT:
+        return FOUND_GARBLED;
+    default:
+        return FOUND_ERROR;
+    }
 }
 
-static void read_ring(struct files_op *op, uint8_t *block, const char *path)
+static void read_ring(struct files_op *op, const char *path)
 {
     uint8_t *ring = aligned_alloc(BLOCK_BYTES, RING_BYTES);
-    (void)block;
     op->err = ring ? read_at(op, path, ring, RING_BYTES, 0) : -ENOMEM;
     op->found = op->err ? FOUND_ERROR : FOUND_NOTHING;
     for (size_t i = 0; i < VIEW_RING_SLOTS && !op->err; i++) {
@@ -147,10 +152,10 @@ static void write_alive(struct files_op *op, uint8_t *block)
     struct alive mine = op->alive;
     read_alive(op, block, op->files.id);
     bool later = op->alive_there && incarnation_before(mine.name.incarnation, op->alive.name.incarnation);
+    bool unread = op->err < 0 && op->err != KVD_ECORRUPT && op->err != KVD_EFORMAT;
     op->alive_result = later ? ALIVE_REPLACED : ALIVE_FAILED;
-    if (later || op->err < 0)
-        if (later || (op->err != KVD_ECORRUPT && op->err != KVD_EFORMAT))
-            return;
+    if (later || unread)
+        return;
     char path[PATH_BYTES];
     path_of(op, path, "%s/alive", op->files.id);
     alive_build(block, cluster_of(op), &mine);
@@ -261,7 +266,7 @@ static void act(struct files_op *op, uint8_t *block)
     switch (op->act) {
     case MEMBER_READ_RING:
         path_of(op, path, "views/ring");
-        read_ring(op, block, path);
+        read_ring(op, path);
         break;
     case MEMBER_READ_SLOT:
         path_of(op, path, "views/ring");

@@ -2,7 +2,7 @@
  *
  * Owns:    nothing between jobs: each opens what it needs and closes it again.
  * Borrows: names and loops, which outlive it.
- * Not its: when, why, and what it means (node.c, member.h).
+ * Not its: when, why, and what it means (cluster.c, member.h).
  * Thread:  the home loop's. Jobs run on threads of the store loop, which is not waited for.
  */
 #ifndef KVD_CLUSTER_FILES_H
