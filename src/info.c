@@ -307,24 +307,24 @@ static void ops_section(struct figures *out, const struct sources *from)
     number(out, "unknown", unknown);
 }
 
+static const char *node_state(const struct cluster_peer_info *node)
+{
+    if (!node->near)
+        return "silent";
+    return node->acting ? "acting" : "fenced";
+}
+
 static void node_row(struct figures *out, const struct cluster_peer_info *node)
 {
     char name[NODE_ID_MAX + 8], value[NODE_ADDRESS_MAX + 256];
     snprintf(name, sizeof name, "node.%s", node->id);
-    if (node->self)
-        snprintf(value, sizeof value, "self %s %s start=%llu addr=%s", node->member ? "member" : "outside",
-                 node->acting ? "acting" : "fenced", (unsigned long long)node->start, node->address);
-    else
-        snprintf(
-            value, sizeof value,
-            "%s %s start=%llu addr=%s acknowledged=%llu round_trip_us=%llu beats=%llu failures=%llu sent_bytes=%llu received_bytes=%llu",
-            node->member ? "member" : "outside",
-            !node->near    ? "silent"
-            : node->acting ? "acting"
-                           : "fenced",
-            (unsigned long long)node->start, node->address, (unsigned long long)node->acknowledged, (unsigned long long)node->round_trip_us,
-            (unsigned long long)node->beats, (unsigned long long)node->failures, (unsigned long long)node->sent_bytes,
-            (unsigned long long)node->received_bytes);
+    int len = snprintf(value, sizeof value, "%s%s %s start=%llu addr=%s", node->self ? "self " : "", node->member ? "member" : "outside",
+                       node_state(node), (unsigned long long)node->start, node->address);
+    if (!node->self)
+        snprintf(value + len, sizeof value - (size_t)len,
+                 " acknowledged=%llu round_trip_us=%llu beats=%llu failures=%llu sent_bytes=%llu received_bytes=%llu",
+                 (unsigned long long)node->acknowledged, (unsigned long long)node->round_trip_us, (unsigned long long)node->beats,
+                 (unsigned long long)node->failures, (unsigned long long)node->sent_bytes, (unsigned long long)node->received_bytes);
     text(out, name, value);
 }
 
