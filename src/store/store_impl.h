@@ -344,13 +344,13 @@ void policy_drop(struct store *store, struct entry *entry, bool shed);
 int sync_start(struct store_desk *desk, struct store_sync *sync, bool seal, store_sync_fn fn);
 /* Queue the object for disk. 0, or why not (counted). */
 int persist_start(struct store *store, struct entry *entry);
-/* End what has waited for --disk-timeout for writes that stand still. */
 /* Has nothing happened for --disk-timeout, to who waits since *since_ms or, last, to what is waited for? */
 static inline bool waits_in_vain(const struct store *store, uint64_t *since_ms, uint64_t moved_ms)
 {
     *since_ms = max_u64(*since_ms, moved_ms);
     return now_ms(store) - *since_ms >= disk_timeout_ms(store->disk);
 }
+/* End what has waited for --disk-timeout for writes that stand still. */
 void syncs_expire(struct store *store);
 void evictions_expire(struct store *store);
 /* When the oldest write moved last (disk_write_moved_ms()); now, if there is none. */
