@@ -147,9 +147,9 @@ static void loop_hangs_up(struct task *task)
 /* Others find this node at its door, so that has to be open; and its folder has to be its own. */
 static void begin_cluster(struct server *server)
 {
-    if (!server->cluster || !server->folder_held || server->state != SERVER_SERVING)
+    if (!server->cluster || server->cluster_begun || !server->folder_held || server->state != SERVER_SERVING)
         return;
-    server->folder_held = false; /* once */
+    server->cluster_begun = true;
     cluster_begin(server->cluster, store_newest_version(server->store));
 }
 
@@ -559,10 +559,7 @@ int server_join_cluster(struct server *server, const struct token *token)
         .suspect_ms = config->suspect,
         .dead_after_ms = config->dead_after,
     };
-    int err = cluster_new(&server->cluster, server->loops[0].loop, server->store_loop, server->log, &options, node_is_over, server);
-    if (err)
-        log_error(server->log, "cannot_start", "err=\"%s\"", error_text(err));
-    return err;
+    return cluster_new(&server->cluster, server->loops[0].loop, server->store_loop, server->log, &options, node_is_over, server);
 }
 
 void server_hang_up(struct server *server)

@@ -123,7 +123,8 @@ struct server {
     bool hurried;            /* and has had its time */
     struct cluster *cluster; /* NULL: this node is alone. The first loop's, but for its figures */
     struct task cluster_ended;
-    bool folder_held, all_alone, cluster_gone;
+    bool folder_held; /* the lock on this node's folder is this process's */
+    bool all_alone, cluster_begun, cluster_gone;
     int exit_status;
 };
 
@@ -133,7 +134,7 @@ struct server {
  * server->exit_status set. `tokens`, if not NULL, is what is to be shown by who wants to be served; a reference is taken. */
 int server_open(struct server *server, struct loop *const *loops, unsigned loop_count, struct loop *store_loop, struct log *log,
                 const struct config *config, struct tokens *tokens);
-/* Be one of a cluster, with its token, which is copied. After server_open(), before the loops run. Returns 0, or -ENOMEM, logged. */
+/* Be one of a cluster, with its token, which is copied. After server_open(), before the loops run. Returns 0 or -ENOMEM. */
 int server_join_cluster(struct server *server, const struct token *token);
 /* SIGHUP: where there are tokens, read their file again; else as server_stop(). */
 void server_hang_up(struct server *server);
