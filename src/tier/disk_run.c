@@ -117,11 +117,9 @@ int disk_run_add(struct write_run *run, struct disk_write *write)
     struct segment *segment = run->segment;
     struct record_shape shape = record_shape(write->key.len, blob_size(write->blob));
     CHECK(shape.shared || blob_room(write->blob) >= blob_room_needed(write->blob));
-    struct write_slot *slot = CONTAINER_OF(list_first(&disk->free_slots), struct write_slot, link);
+    struct write_slot *slot = CONTAINER_OF(list_pop_front(&disk->free_slots), struct write_slot, link);
     slot->header_bytes = (uint64_t)shape.header_blocks * BLOCK_BYTES;
     slot->header = slot_header(disk, slot);
-    if (!slot->header)
-        return -ENOMEM;
     struct index_entry entry = {
         .key = write->key,
         .version = write->version,
@@ -131,15 +129,13 @@ int disk_run_add(struct write_run *run, struct disk_write *write)
         .blocks = shape.blocks,
     };
     uint64_t sequence = segment->appender->next_sequence;
-    int err = segment_append(segment, &slot->append, &entry);
+    int err = slot->header ? segment_append(segment, &slot->append, &entry) : -ENOMEM;
     if (err) {
-        free(slot->own_header);
-        slot->own_header = NULL;
+        slot_give_back(disk, slot);
         return err;
     }
     CHECK(slot->append.offset == run->end);
     run->end += slot->append.bytes;
-    list_remove(&slot->link);
     list_push_back(&run->slots, &slot->link);
     write->segment = segment;
     write->since_ms = run->since_ms;
