@@ -95,7 +95,7 @@ class History:
         self.keys = collections.defaultdict(Key)
         self.crashes = []
         self.strict = []  # times [begin, end] in which nothing may be forgotten
-        self.bad_bytes = []  # times [begin, end] in which bytes may be read wrong, by a scrub and a reclaim too, which tell nobody
+        self.untold = []  # times [begin, end] in which kvd may give a value up, tell nobody, and fail to have it off the disk
         self.lock = threading.Lock()
         self.idents = 0
         self.noted = []  # what else happened, and when: for who has to understand it
@@ -176,19 +176,19 @@ class History:
     def judge(self):
         for name, key in self.keys.items():
             try:
-                judge_key(key, self.crashes, self.strict, self.bad_bytes)
+                judge_key(key, self.crashes, self.strict, self.untold)
             except Wrong as wrong:
                 raise Wrong(f"{name}: {wrong}\n{told(key, self.crashes, self.noted, wrong.puts)}") from None
 
 
-def judge_key(key, crashes, strict, bad_bytes):
+def judge_key(key, crashes, strict, untold):
     forward, backward = zones(key)
     forward.sort(key=lambda zone: zone[0])
     active = []
     for f, s, put in forward:
         active = [zone for zone in active if zone[1] > f]
         for _, until, other in active:
-            if not came_back(key, crashes, bad_bytes, other, put, f, s) and not came_back(key, crashes, bad_bytes, put, other, f, until):
+            if not came_back(key, crashes, untold, other, put, f, s) and not came_back(key, crashes, untold, put, other, f, until):
                 raise Wrong(f"{describe(other)} was there until {until:.6f}, and {describe(put)} from {f:.6f}", other, put)
         active.append((f, s, put))
     longest = max((s - f for f, s, _ in forward), default=0)
@@ -196,19 +196,19 @@ def judge_key(key, crashes, strict, bad_bytes):
     for s, f, what in backward:
         for at in range(bisect.bisect_left(begins, s - longest), bisect.bisect_left(begins, s)):
             around = forward[at][2]
-            if f < forward[at][1] and not (isinstance(what, Put) and came_back(key, crashes, bad_bytes, around, what, f, s)):
+            if f < forward[at][1] and not (isinstance(what, Put) and came_back(key, crashes, untold, around, what, f, s)):
                 raise Wrong(f"{describe(around)} was read before and after {describe(what)}", around, *([what] if isinstance(what, Put) else []))
     judge_seen(key)
     judge_misses(key, crashes, strict)
 
 
-def came_back(key, crashes, bad_bytes, old, new, f, s):
-    """`old` itself, or a remove or replace of it, failed on disk (IO_ERROR), or its bytes were bad: once gone from that process it may be
-    there again after a restart, over a `new` one that is no replace. Is that what happened?"""
+def came_back(key, crashes, untold, old, new, f, s):
+    """`old` itself, or a remove or replace of it, failed on disk (IO_ERROR), or it was given up and stayed there: once gone from that process
+    it may be there again after a restart, over a `new` one that is no replace. Is that what happened?"""
     if new.replace:
         return False
     failed = [begin for begin in key.failed if old.begin <= begin < new.end]
-    failed += [max(begin, old.begin) for begin, end in bad_bytes if begin < new.end and old.begin < end]
+    failed += [max(begin, old.begin) for begin, end in untold if begin < new.end and old.begin < end]
     failed.sort()
     crash = next((crash for crash in crashes if failed and crash.end > max(failed[0], f)), None)
     return crash is not None and s < crash.end and not any(f < hit.begin < crash.end for hit in old.hits)

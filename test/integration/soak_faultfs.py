@@ -300,6 +300,7 @@ def one_life(fs, kvd, chance, history, run, seed):
     over = threading.Event()
     bad_bytes = any("op=read" in fault for fault in faults)
     clients = [Client(kvd, history, f"{seed} {number}", over, bad_bytes) for number in range(CLIENTS)]
+    stays = gives_up_files(chance) and any("names" in fault for fault in faults)
     begin = time.monotonic()
     for client in clients:
         client.start()
@@ -312,6 +313,7 @@ def one_life(fs, kvd, chance, history, run, seed):
         fs.release()
     elif lot < 0.5:
         history.note("the mount vanishes")
+        stays |= gives_up_files(chance)
         come_and_go(fs, chance.rng)
         history.note("the mount is back")
         run.ends["vanished and returned"] += 1
@@ -319,8 +321,8 @@ def one_life(fs, kvd, chance, history, run, seed):
     how = chance.end()
     lost = any(word in fault for fault in faults for word in LOSES) or chance.disk == "8m" or gave_up(kvd)
     died = die(fs, kvd, chance.rng, how, clients, over)
-    if bad_bytes:
-        history.bad_bytes.append((begin, died))
+    if bad_bytes or stays:
+        history.untold.append((begin, died))
     if not faults and chance.disk != "8m" and chance.memory != "4m" and how != "vanish":
         history.strict.append((begin, died))
     for client in clients:
@@ -337,6 +339,11 @@ def one_life(fs, kvd, chance, history, run, seed):
     look_at_all(kvd, history)
     crash.until = time.monotonic()
     return faults, how
+
+
+def gives_up_files(chance):
+    """Is each object a file, of which reclaim unlinks some? One that it cannot unlink is forgotten all the same."""
+    return chance.segment_size == "0" and chance.disk == "8m"
 
 
 def gave_up(kvd):

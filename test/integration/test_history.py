@@ -165,7 +165,7 @@ def test_what_a_scrub_found_bad_may_be_back_after_a_restart(told, span, replaces
     two = told.put(5, 6, replace=replaces)
     told.hit(two, 6, 7)
     if span:
-        told.bad_bytes.append(span)
+        told.untold.append(span)
     told.crashed(9, 10, True)
     told.hit(one, 11, 12)
     if span == (2.5, 4) and not replaces:
