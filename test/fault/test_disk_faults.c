@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -244,6 +245,24 @@ int __wrap_fs_write(struct loop *loop, const struct file *file, const void *buf,
     return fires ? fault_errno() : err;
 }
 
+/* How many remove logs jobs have read, and how many of these they synced after that. */
+static atomic_uint logs_read, logs_synced;
+static _Atomic ino_t log_unsynced; /* the last one that was read; 0: it is synced */
+
+static ino_t inode_of(const struct file *file)
+{
+    struct stat info;
+    return fstat(file->fd, &info) == 0 ? info.st_ino : 0;
+}
+
+static void log_seen(const struct file *file, const void *at, int64_t len)
+{
+    if (len < 4 || memcmp(at, "KVDL", 4) != 0)
+        return;
+    atomic_fetch_add(&logs_read, 1);
+    atomic_store(&log_unsynced, inode_of(file));
+}
+
 int __real_fs_sync(struct loop *loop, const struct file *file) REAL;
 int __wrap_fs_sync(struct loop *loop, const struct file *file);
 int __wrap_fs_sync(struct loop *loop, const struct file *file)
@@ -254,6 +273,9 @@ int __wrap_fs_sync(struct loop *loop, const struct file *file)
     struct event *event = event_begin(EVENT_SYNC, file, NULL, 0, 0);
     int err = __real_fs_sync(loop, file);
     event_end(event);
+    ino_t inode = inode_of(file);
+    if (!err && !fires && inode > 0 && atomic_compare_exchange_strong(&log_unsynced, &inode, 0))
+        atomic_fetch_add(&logs_synced, 1);
     return fires ? fault_errno() : err;
 }
 
@@ -284,7 +306,9 @@ int64_t __wrap_fs_read(struct loop *loop, const struct file *file, void *buf, ui
 {
     if (short_read_at > 0 && atomic_fetch_add(&reads_seen, 1) + 1 == short_read_at)
         return 0;
-    return fault_now(false) ? fault_errno() : __real_fs_read(loop, file, buf, len, offset);
+    int64_t got = fault_now(false) ? fault_errno() : __real_fs_read(loop, file, buf, len, offset);
+    log_seen(file, buf, got);
+    return got;
 }
 
 int64_t __real_fs_size(struct loop *loop, const struct file *file) REAL;
@@ -1471,6 +1495,24 @@ Test(disk_order, a_start_syncs_the_names_that_it_finds_before_it_builds_upon_the
     names_watch();
     cr_assert_eq(rig_open(&rig), 0);
     cr_assert_eq(atomic_load(&names_first), IN_DIR | IN_CLUSTER | IN_NODE);
+    rig_fini(&rig);
+}
+
+/* Nor its last entries in the log, which the start answers by: what they kill is gone. */
+Test(disk_order, a_start_syncs_the_remove_log_that_it_reads, .timeout = 60)
+{
+    struct rig rig;
+    rig_init(&rig);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_eq(rig_put(&rig, "0", 10), 0);
+    cr_assert_eq(rig_kill(&rig, KILL_KEY, "0"), 0);
+    rig_close_abandon(&rig);
+    atomic_store(&logs_read, 0);
+    atomic_store(&logs_synced, 0);
+    cr_assert_eq(rig_open(&rig), 0);
+    cr_assert_not(rig_object(&rig, "0"));
+    cr_assert_eq(atomic_load(&logs_read), 1);
+    cr_assert_eq(atomic_load(&logs_synced), 1);
     rig_fini(&rig);
 }
 
