@@ -150,8 +150,8 @@ LDFLAGS_test_disk_faults := $(WRAPPED:%=-Wl,--wrap=%)
 # The heap is out for a segment when a test says so; and one looks how much is summed at once.
 LDFLAGS_test_disk := -Wl,--wrap=segment_new,--wrap=blob_range_sum
 
-# Those of what expires have clocks of their own.
-LDFLAGS_test_expire := -Wl,--wrap=loop_wall_ms,--wrap=loop_now_us
+# Those of what expires have clocks of their own, and a heap that is out when they say so.
+LDFLAGS_test_expire := -Wl,--wrap=loop_wall_ms,--wrap=loop_now_us,--wrap=malloc
 
 # That of a session has a connection that does as it is told.
 LDFLAGS_test_session := -Wl,--wrap=conn_sent_bytes,--wrap=conn_unsent_bytes,--wrap=conn_received_bytes,--wrap=conn_peer_text,--wrap=conn_close \

@@ -27,6 +27,17 @@ static void time_passes(uint64_t ms)
     fake_passed_ms += ms;
 }
 
+/* ---- the heap ---- */
+
+static _Thread_local bool heap_is_out;
+
+void *__real_malloc(size_t size);
+void *__wrap_malloc(size_t size);
+void *__wrap_malloc(size_t size)
+{
+    return heap_is_out ? NULL : __real_malloc(size);
+}
+
 static void sweep(void)
 {
     task_post(&bench.store->expire_task);
@@ -419,6 +430,24 @@ Test(expire, a_clock_that_is_set_back_by_hours_neither)
     expect_miss("a");
     expect_miss("b");
     end_of_second_life();
+}
+
+/* As if it had been asked for, and had failed: a start that has not come to the record yet does not announce it. */
+Test(expire, what_cannot_be_buried_for_want_of_heap_is_not_found_and_is_owed)
+{
+    begin();
+    put_on_disk("a", 1, SMALL);
+    fake_wall_ms -= 3600 * 1000;
+    time_passes(TTL);
+    heap_is_out = true;
+    struct store_stat stat;
+    int outcome = store_stat(bench.store, span_text("a"), &stat);
+    heap_is_out = false;
+    cr_assert_eq(outcome, STORE_MISS);
+    cr_assert(list_empty(&bench.disk->kills));
+    cr_assert_eq(key_kills(), 1);
+    cr_assert_gt(bench.store->doubt, 0);
+    bench_end();
 }
 
 /* Another host may have taken the name away: then ours is not found when it is to be unlinked, and may be looked at by its old name. */
