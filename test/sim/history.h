@@ -108,7 +108,7 @@ void history_init(struct history *history);
 void history_fini(struct history *history);
 
 size_t history_begin(struct history *history, enum call_kind kind, unsigned key);
-void history_end(struct history *history, size_t call, enum call_state state);
+void history_end(struct history *history, size_t index, enum call_state state);
 void history_drop(struct history *history, unsigned key, enum drop_kind kind);
 struct lease_grant *history_lease(struct history *history);
 /* Lives are numbered from 1 on. */
