@@ -12,6 +12,7 @@
 #include "base/check.h"
 #include "base/error.h"
 #include "loop/loop.h"
+#include "test/support/scratch.h"
 #include "tier/disk_inner.h"
 
 enum { POOL_BYTES = 64 << 20, WATCHDOG_MS = 60 * 1000 };
@@ -46,10 +47,8 @@ unsigned rig_logged(const struct rig *rig, const char *event)
 
 static void rig_begin(struct rig *rig)
 {
-    const char *tmp = getenv("TMPDIR");
     memset(rig, 0, sizeof *rig);
-    snprintf(rig->root, sizeof rig->root, "%s/kvd-disk-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    CHECK(mkdtemp(rig->root));
+    scratch_folder(rig->root, sizeof rig->root);
     snprintf(rig->dir, sizeof rig->dir, "%s/d", rig->root);
     rig->log = (struct log){LOG_DEBUG, log_keep, rig};
     rig->log_text = calloc(1, 1 << 20);

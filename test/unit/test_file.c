@@ -16,6 +16,7 @@
 
 #include "loop/file.h"
 #include "loop/fs.h"
+#include "test/support/scratch.h"
 
 struct lab {
     struct loop *loop;
@@ -42,9 +43,7 @@ static struct lab *lab_open(struct loop_options options, unsigned flags)
     struct lab_log *both = calloc(1, sizeof *both);
     struct lab *lab = &both->lab;
     both->log = (struct log){.level = LOG_INFO, .sink = lab_sink, .arg = lab};
-    const char *tmp = getenv("TMPDIR");
-    snprintf(lab->dir, sizeof lab->dir, "%s/kvd-test-XXXXXX", tmp ? tmp : "/tmp");
-    cr_assert(mkdtemp(lab->dir));
+    scratch_folder(lab->dir, sizeof lab->dir);
     snprintf(lab->path, sizeof lab->path, "%s/file", lab->dir);
     cr_assert_eq(loop_new(&lab->loop, &options, &both->log), 0);
     int err = fs_open(lab->loop, &lab->file, lab->path, FS_CREATE | flags);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "loop/fs.h"
+#include "test/support/scratch.h"
 
 struct place {
     struct loop *loop;
@@ -36,9 +37,7 @@ static struct place *place_open(void)
     struct place *place = calloc(1, sizeof *place);
     struct loop_options options = {.forbid_ring = true, .io_threads = 1, .job_threads = 1};
     cr_assert_eq(loop_new(&place->loop, &options, &quiet), 0);
-    const char *tmp = getenv("TMPDIR");
-    snprintf(place->dir, sizeof place->dir, "%s/kvd-test-XXXXXX", tmp ? tmp : "/tmp");
-    cr_assert(mkdtemp(place->dir));
+    scratch_folder(place->dir, sizeof place->dir);
     return place;
 }
 

@@ -18,6 +18,7 @@
 #include "client/kvd.h"
 #include "proto/meta.h"
 #include "proto/msg.h"
+#include "test/support/scratch.h"
 
 /* ---- the scripted server ---- */
 
@@ -384,9 +385,9 @@ static void write_token(const char *path, const char *text)
 Test(libkvd, shows_its_token_on_each_connection_as_the_file_then_is)
 {
     struct fake fake;
-    char path[] = "/tmp/kvd-token-XXXXXX", message[256] = "";
+    char path[256], message[256] = "";
     struct kvd *kvd = NULL;
-    close(mkstemp(path));
+    close(scratch_file(path, sizeof path));
     FAKE_START(&fake, first_token, second_token, refuses_tokens, bad_nonce);
     struct kvd_options options = {.address = fake.address, .timeout_ms = 5000, .token_file = path};
     write_token(path, "first read,write the-first-token-there-was\n");

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "loop/loop.h"
+#include "test/support/scratch.h"
 
 static void no_sink(void *arg, const char *line, size_t len)
 {
@@ -460,13 +461,11 @@ Test(process, a_threads_own_processor_time_stands_still_while_it_sleeps)
 
 Test(process, a_small_file_is_written_as_a_whole)
 {
-    const char *tmp = getenv("TMPDIR");
     char dir[256];
     char path[300];
     char text[16] = "";
     char tight[3];
-    snprintf(dir, sizeof dir, "%s/kvd-test-XXXXXX", tmp ? tmp : "/tmp");
-    cr_assert(mkdtemp(dir));
+    scratch_folder(dir, sizeof dir);
     snprintf(path, sizeof path, "%s/port", dir);
     int first = loop_write_small_file(path, "1234567\n");
     int second = loop_write_small_file(path, "89\n");

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "test/support/scratch.h"
 #include "tier/remove_log.h"
 
 /* ---- the map ---- */
@@ -281,9 +282,7 @@ static void sink(void *arg, const char *line, size_t len)
 
 static void folder_init(struct folder *folder)
 {
-    const char *tmp = getenv("TMPDIR");
-    snprintf(folder->path, sizeof folder->path, "%s/kvd-log-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-    CHECK(mkdtemp(folder->path));
+    scratch_folder(folder->path, sizeof folder->path);
     folder->log = (struct log){LOG_ERROR, sink, NULL};
     struct loop_options options = {0};
     cr_assert_eq(loop_new(&folder->loop, &options, &folder->log), 0);

@@ -14,6 +14,7 @@
 #include "loop/conn.h"
 #include "loop/file.h"
 #include "loop/loop.h"
+#include "test/support/scratch.h"
 
 static void no_sink(void *arg, const char *line, size_t len)
 {
@@ -148,10 +149,10 @@ static void *customer_main(void *arg)
 
 static void shop_run(bool forbid_ring)
 {
-    char path[] = "/tmp/kvd-share-XXXXXX";
+    char path[256];
     uint8_t block[4096] = {7};
-    int fd = mkstemp(path);
-    cr_assert_geq(fd, 0);
+    int fd = scratch_file(path, sizeof path);
+    unlink(path);
     cr_assert_eq(write(fd, block, sizeof block), sizeof block);
     struct shop shop = {.file = {.fd = fd}};
     shop.loop =
@@ -182,7 +183,6 @@ static void shop_run(bool forbid_ring)
     loop_free(shop.loop);
     free(customers);
     close(fd);
-    unlink(path);
 }
 
 Test(share, what_others_start_under_the_lock_runs_under_it, .timeout = 30)
