@@ -182,7 +182,7 @@ $(OUT)/fuzz_%: $(OBJ)/test/fuzz/fuzz_%.o $(OBJ)/tested.a
 
 PACKAGES := gcc libc6-dev binutils libuv1-dev libmsgpack-dev liburing-dev libxxhash-dev libinih-dev libcjson-dev libssl-dev libcriterion-dev \
     clang clang-format clang-tidy libclang-rt-14-dev cppcheck pkg-config \
-    python3 python3-pytest python3-msgpack python3-xxhash bindfs fuse3 strace procps
+    python3 python3-pytest python3-msgpack python3-xxhash bindfs fuse3 iproute2 strace procps
 
 .PHONY: deps
 deps: ## install the Debian packages that are missing (quick when none is)
@@ -250,7 +250,7 @@ lives: deps ## a minute of many clients on a file system that fails at random, w
 
 # ---- a real distributed file system ----
 
-DFS_PACKAGES := moosefs-master moosefs-chunkserver moosefs-client iproute2
+DFS_PACKAGES := moosefs-master moosefs-chunkserver moosefs-client
 
 .PHONY: test-dfs
 test-dfs: faultfs ## the integration tests on MooseFS, which it installs and runs in namespaces of its own (as root; DFS_TESTS=FILES for some)
@@ -370,7 +370,7 @@ check-seam:
 
 check-scripts:
 	@for f in scripts/* .ci/run; do if head -1 "$$f" | grep -q bash; then bash -n "$$f"; fi; done
-	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py test/bench/*.py) scripts/run-tests scripts/bench scripts/compare-policies scripts/bench-restart && echo "  ok    scripts"
+	@PYTHONPYCACHEPREFIX=build/pycache $(PYTHON) -m py_compile $(wildcard test/integration/*.py test/bench/*.py) scripts/run-tests scripts/bench scripts/compare-policies scripts/bench-restart scripts/cluster && echo "  ok    scripts"
 
 # gcc's part is the release build itself; clang compiles as well, since some warnings need its optimizer.
 check-compilers:

@@ -1,4 +1,5 @@
 """Three nodes over one directory: who is a member, for real. docs/cluster.md has what must hold."""
+import os
 import pathlib
 import shutil
 import signal
@@ -6,7 +7,8 @@ import subprocess
 import tempfile
 
 import pytest
-from harness import BUILD, DENIED, UNSUPPORTED, Kvd, Wire, free_port, kvctl, kvctl_json, wait_until
+from harness import BUILD, DENIED, ROOT, UNSUPPORTED, Kvd, Wire, free_port, kvctl, kvctl_json, wait_until
+from site_of_hosts import HostedKvd, Site, why_no_site
 
 SETTINGS = ["--lease-time", "800ms", "--suspect", "600ms", "--dead-after", "20s"]
 PATIENCE_S = 30
@@ -28,9 +30,9 @@ class Cluster:
         return path
 
     def add(self, name, token=None, start=True):
-        port = free_port()
-        args = ["--listen", f"127.0.0.1:{port}", "--node", name, "--peers", "auto", "--advertise", f"127.0.0.1:{port}",
-                "--cluster-token-file", str(token or self.token), *SETTINGS]
+        address = f"127.0.0.1:{free_port()}"
+        args = ["--listen", address, "--node", name, "--peers", "auto", "--advertise", address, "--cluster-token-file",
+                str(token or self.token), *SETTINGS]
         node = Kvd(memory="16m", disk="64m", segment_size="4m", data=self.dir / "data", args=args, start=start)
         self.nodes.append(node)
         return node
@@ -49,7 +51,7 @@ def cluster():
 
 
 def figures(node):
-    with Wire(node.port) as wire:
+    with node.wire_to() if isinstance(node, HostedKvd) else Wire(node.port) as wire:
         return wire.info("cluster")["cluster"]
 
 
@@ -187,3 +189,86 @@ def test_without_peers_nothing_of_it_is_there(cluster):
         assert kvd.wire().call(JOIN, {"cluster": "kvd", "from": "z", "to": "n1", "nonce": b"n" * 32, "mac": b"m" * 32}).code == UNSUPPORTED
         kvd.stop()
     assert not (cluster.dir / "alone" / "kvd" / "views").exists()
+
+
+# ---- on hosts of their own: networks and mounts that fail ----
+
+
+@pytest.fixture
+def site(cluster, stack):
+    why = why_no_site()
+    if why:
+        pytest.skip(why)
+    made = stack.enter_context(Site(3, args=["--cluster-token-file", str(cluster.token), *SETTINGS]))
+    made.view = settle(made.nodes)
+    return made
+
+
+def acting(site):
+    return [node for node in site.nodes if figures(node)["state"] == "acting"]
+
+
+def test_who_is_cut_off_from_the_others_is_fenced_and_comes_back(site):
+    a, b, c = site.nodes
+    site.hosts[2].cut()
+    without = settle([a, b], site.view)
+    wait_until(lambda: figures(c)["state"] != "acting", "c to be fenced", timeout_s=PATIENCE_S)
+    assert figures(c)["left_out_total"] == 1 and figures(a)["members"] == 2
+    site.hosts[2].join()
+    settle(site.nodes, without)
+    assert figures(c)["start"] == 2
+
+
+def renewals(node):
+    seen = figures(node)
+    return seen["renewals_by_file_total"], seen["renewals_by_promise_total"]
+
+
+def test_who_is_cut_off_from_the_file_system_acts_by_promises(site):
+    """One alone, and then all of them: nobody's lease ends, no view changes."""
+    c = site.nodes[2]
+    for frozen in (site.mounts[2:], site.mounts):
+        for mount in frozen:
+            mount.freeze()
+        _, promises = renewals(c)
+        wait_until(lambda: renewals(c)[1] > promises + 10, "promises", timeout_s=PATIENCE_S)
+        files, promises = renewals(c)
+        wait_until(lambda: renewals(c)[1] > promises + 10, "promises", timeout_s=PATIENCE_S)
+        assert renewals(c)[0] == files
+        assert len(acting(site)) == 3
+        site.thaw()
+        assert settle(site.nodes) == site.view
+        wait_until(lambda: renewals(c)[0] > files, "the file system", timeout_s=PATIENCE_S)
+
+
+def test_of_those_who_are_all_cut_off_from_each_other_one_acts(site):
+    for host in site.hosts:
+        host.cut()
+    wait_until(lambda: len(acting(site)) == 1 and figures(acting(site)[0])["members"] == 1, "one alone", timeout_s=PATIENCE_S)
+    for host in site.hosts:
+        host.join()
+    settle(site.nodes, site.view)
+
+
+def test_nothing_goes_on_without_network_and_file_system(site):
+    a, b, c = site.nodes
+    site.hosts[2].cut()
+    site.mounts[2].freeze()
+    without = settle([a, b], site.view)
+    assert figures(c)["state"] == "fenced" and figures(c)["view"] == site.view
+    site.thaw()
+    site.hosts[2].join()
+    settle(site.nodes, without)
+
+
+def test_the_script_starts_a_cluster(cluster):
+    """And leaves nothing, however it ends."""
+    why = why_no_site()
+    if why:
+        pytest.skip(why)
+    look = "until kvctl info cluster | grep -q 'members *3'; do :; done; kvctl node ls; exit 7"
+    done = subprocess.run([str(ROOT / "scripts" / "cluster"), "--memory", "16m", "--disk", "64m", "--kvd", "--suspect 600ms --lease-time 800ms", "sh", "-c", look],
+                          capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, "TMPDIR": str(cluster.dir)}, check=False)
+    assert done.returncode == 7, done
+    assert done.stdout.count("member acting") == 3
+    assert [path.name for path in cluster.dir.iterdir()] == ["token"]
