@@ -54,9 +54,11 @@ bool rivals_owner(const struct rivals *rivals, const char *id, uint64_t key_hash
     uint64_t mine = view_weight(key_hash, view_id_hash(id));
     for (uint32_t i = 0; i < rivals->count; i++) {
         uint64_t weight = view_weight(key_hash, rivals->hashes[i]);
+        if (weight < mine)
+            continue;
         /* Of equal weights the first id has it, as in view_owner(). */
         int order = strcmp(rivals->ids[i], id);
-        if (order != 0 && (weight > mine || (weight == mine && order < 0)))
+        if (order != 0 && (weight > mine || order < 0))
             return false;
     }
     return true;
