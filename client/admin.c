@@ -82,6 +82,15 @@ int kvd_teardown(struct kvd *kvd, const char *node, uint64_t *removed)
     return number_out(result, reply.removed, removed);
 }
 
+int kvd_forget(struct kvd *kvd, const char *node)
+{
+    if (!node)
+        return wire_fail(kvd, KVD_ERR_USAGE, "a node's name is needed");
+    struct msg_admin request = {.has = 1u << F_ADMIN_NODE, .node = span_text(node)};
+    struct msg_admin_reply reply = {.has = 0};
+    return admin_run(kvd, &request, "forget", &reply);
+}
+
 /* ---- segments ---- */
 
 static int segment_tell(struct kvd *kvd, struct span item, kvd_segment_fn fn, void *arg)

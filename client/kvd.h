@@ -239,6 +239,10 @@ KVD_API int kvd_drain(struct kvd *kvd, uint64_t *unwritten);
 /* Remove everything, delete the files of the server's node, end the server. `node` must be its name. *removed, if not NULL: objects. */
 KVD_API int kvd_teardown(struct kvd *kvd, const char *node, uint64_t *removed);
 
+/* Of a cluster: this node, another than the one asked, is gone for good, and its place need not be kept. KVD_ERR_BAD_REQUEST: nothing is
+ * known of it, or it has given a sign of life within the last lease time. */
+KVD_API int kvd_forget(struct kvd *kvd, const char *node);
+
 struct kvd_segment {
     const char *file; /* its path below the server's directory; borrowed for the call, as is state */
     const char *state;

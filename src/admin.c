@@ -1,5 +1,9 @@
 /* ADMIN: what whoever runs a server has it do. */
+#include <string.h>
+
 #include "base/error.h"
+#include "cluster/cluster.h"
+#include "errand.h"
 #include "session.h"
 
 enum { SEGMENTS_MOST = 1000, SCRUB_BYTES_PER_S = 200 << 20 };
@@ -265,6 +269,49 @@ static void do_teardown(struct session *session, const struct frame *frame, cons
         all_dead(&mine->remove, outcome);
 }
 
+/* ---- forget: a node of the cluster is gone for good ---- */
+
+struct forget_request {
+    struct request request;
+    struct errand errand;
+    char node[NODE_ID_MAX + 1];
+    enum member_forgot forgot;
+};
+
+static void forget_there(struct errand *errand)
+{
+    struct forget_request *mine = CONTAINER_OF(errand, struct forget_request, errand);
+    mine->forgot = cluster_forget(mine->request.server->cluster, mine->node);
+}
+
+static void forget_back(struct errand *errand)
+{
+    struct forget_request *mine = CONTAINER_OF(errand, struct forget_request, errand);
+    struct request *request = &mine->request;
+    if (mine->forgot == FORGOT)
+        answer(request, &(struct msg_admin_reply){.has = 0});
+    else if (request_answer(request))
+        session_fail(request->session, request->op, request->id, CODE_BAD_REQUEST,
+                     mine->forgot == FORGOT_LIVES ? "that node lives, or did within the last lease time"
+                                                  : "no node of that name is known, but perhaps this one");
+    request_free(request);
+}
+
+static void do_forget(struct session *session, const struct frame *frame, const struct msg_admin *msg)
+{
+    struct server *server = session->server;
+    if (!server->cluster || !node_id_is_good(msg->node)) {
+        session_fail(session, frame->op, frame->id, CODE_BAD_REQUEST,
+                     server->cluster ? "node must be a node's name" : "this node has no peers");
+        return;
+    }
+    struct forget_request *mine = (struct forget_request *)later(session, sizeof *mine, frame, msg);
+    if (!mine)
+        return;
+    memcpy(mine->node, msg->node.at, msg->node.len);
+    errand_start(&mine->errand, session->here->loop, server->loops[0].loop, forget_there, forget_back);
+}
+
 /* ---- segments ---- */
 
 struct listing {
@@ -321,7 +368,7 @@ static const struct {
     void (*run)(struct session *session, const struct frame *frame, const struct msg_admin *msg);
 } actions[] = {
     {"sync", do_sync},   {"seal", do_seal},         {"evict", do_evict},       {"scrub", do_scrub},
-    {"drain", do_drain}, {"teardown", do_teardown}, {"segments", do_segments},
+    {"drain", do_drain}, {"teardown", do_teardown}, {"segments", do_segments}, {"forget", do_forget},
 };
 
 void handle_admin(struct session *session, const struct frame *frame, const struct msg_admin *msg)

@@ -394,15 +394,10 @@ static void node_figure(void *arg, const char *section, const char *name, uint64
         output_text(&figures->output, name + sizeof PREFIX - 1, text);
 }
 
-int cmd_node(struct ctl *ctl)
+static int node_list(struct ctl *ctl)
 {
     struct figures figures = {.section = ""};
 
-    if (strcmp(ctl->args->operands[0], "ls") != 0)
-        return ctl_say(ctl, EXIT_USAGE, "node takes ls, not '%.60s'", ctl->args->operands[0]);
-    int code = ctl_connect(ctl);
-    if (code)
-        return code;
     output_begin(&figures.output, ctl->json);
     const int result = kvd_info(ctl->kvd, "cluster", node_figure, &figures);
     if (result < 0 || figures.count == 0)
@@ -410,6 +405,33 @@ int cmd_node(struct ctl *ctl)
     if (result < 0)
         return ctl_failed(ctl, ctl->kvd, result, NULL);
     return figures.count > 0 ? output_end(&figures.output) : ctl_say(ctl, EXIT_REFUSED, "this node has no peers");
+}
+
+static int node_forget(struct ctl *ctl, const char *node)
+{
+    struct output output;
+
+    const int result = kvd_forget(ctl->kvd, node);
+    if (result < 0)
+        return ctl_failed(ctl, ctl->kvd, result, NULL);
+    output_begin(&output, ctl->json);
+    output_flag(&output, "forgotten", true);
+    return output_end(&output);
+}
+
+int cmd_node(struct ctl *ctl)
+{
+    const char *what = ctl->args->operands[0];
+    const bool forgets = strcmp(what, "forget") == 0;
+
+    if (!forgets && strcmp(what, "ls") != 0)
+        return ctl_say(ctl, EXIT_USAGE, "node takes ls or forget, not '%.60s'", what);
+    if (ctl->args->count != (forgets ? 2u : 1u))
+        return ctl_say(ctl, EXIT_USAGE, forgets ? "node forget takes the name of one node" : "node ls takes no more");
+    const int code = ctl_connect(ctl);
+    if (code)
+        return code;
+    return forgets ? node_forget(ctl, ctl->args->operands[1]) : node_list(ctl);
 }
 
 /* ---- ping ---- */

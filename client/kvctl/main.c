@@ -21,8 +21,10 @@ static const struct command COMMANDS[] = {
     {"ping", "", "is the server there, and how fast does it answer", "Pings of -c N follow each other without a pause.", OPT_BIT(OPT_COUNT),
      0, 0, cmd_ping},
     {"info", "[SECTION]", "the server's figures", NULL, 0, 0, 1, cmd_info},
-    {"node", "ls", "the nodes of the cluster, as this one sees them", "INFO, section cluster, has more: docs/protocol.md.", 0, 1, 1,
-     cmd_node},
+    {"node", "ls | forget NODE", "the nodes of the cluster, as this one sees them",
+     "INFO, section cluster, has more: docs/protocol.md. `forget` says that NODE is gone for good, where nobody can know: when no\n"
+     "member of the newest view is left. If it is not gone it may go on serving what others remove. Refused while it lives.",
+     0, 1, 2, cmd_node},
     {"config", "[NAME... | NAME=VALUE...]", "the server's settings: print them, or change some while it runs",
      "Without a NAME all are printed. docs/configuration.md says what each is, and which can be changed. A change holds until the\n"
      "server ends; all of them are made, or none. Exits with 3 when one is unknown or cannot be changed.",

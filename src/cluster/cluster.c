@@ -575,3 +575,14 @@ bool cluster_hear(struct cluster *c, const struct beat *beat, struct beat *answe
     drive(c);
     return answers;
 }
+
+enum member_forgot cluster_forget(struct cluster *c, const char *id)
+{
+    if (c->stage != STAGE_RUN || c->ending)
+        return FORGOT_NOBODY;
+    enum member_forgot forgot = member_forget(&c->member, now_us(c), id);
+    if (forgot == FORGOT)
+        log_warn(c->log, "node_forgotten", "node=%s", id);
+    drive(c);
+    return forgot;
+}

@@ -36,6 +36,9 @@ struct span cluster_token(const struct cluster *cluster);
 /* A beat of another node, from its id as it has proved. False: there is no answer now. `view` of the answer lives until the next call. */
 bool cluster_hear(struct cluster *cluster, const struct beat *beat, struct beat *answer);
 
+/* An operator says that this node is gone for good, and will not write `alive` again as the start that it was. */
+enum member_forgot cluster_forget(struct cluster *cluster, const char *id);
+
 /* ---- figures, as of the last time that anything changed ---- */
 
 struct cluster_peer_info {

@@ -595,13 +595,18 @@ void member_leave(struct member *m, uint64_t now_us)
     beat_all(m);
 }
 
-void member_forget(struct member *m, uint64_t now_us, const char *id)
+enum member_forgot member_forget(struct member *m, uint64_t now_us, const char *id)
 {
     advance(m, now_us);
     struct peer_state *peer = peer_find(m, id);
-    if (peer)
-        peer->forgotten = true;
+    if (!peer)
+        return FORGOT_NOBODY;
+    bool moves = peer->alive_seen ? now_us - peer->alive_since_us < rule_wait_us(m->options.lease_us) : peer->reading_alive;
+    if (peer_is_near(m, peer) || moves)
+        return FORGOT_LIVES;
+    peer->forgotten = true;
     settle(m);
+    return FORGOT;
 }
 
 void member_claimed(struct member *m, uint64_t now_us, enum member_claimed claimed, uint64_t random, uint64_t ceiling)

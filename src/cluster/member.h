@@ -186,8 +186,13 @@ void member_sent(struct member *member, uint64_t now_us, const char *id, enum me
 
 /* Stop acting for good. Peers are told, and `alive` says so. */
 void member_leave(struct member *member, uint64_t now_us);
-/* Somebody who knows says that this id does not act and will not in the start that the newest view has. */
-void member_forget(struct member *member, uint64_t now_us, const char *id);
+/* Somebody who knows says that this id does not act and will not, in the start that was heard of last. */
+enum member_forgot {
+    FORGOT,
+    FORGOT_NOBODY, /* nothing is known of such an id */
+    FORGOT_LIVES,  /* no: it was heard, or its `alive` changed, or has not been looked at for a lease time yet */
+};
+enum member_forgot member_forget(struct member *member, uint64_t now_us, const char *id);
 
 /* ---- what it is ---- */
 

@@ -375,7 +375,7 @@ struct msg_admin {
     uint64_t bytes; /* of evict */
     uint64_t rate;  /* of scrub, as is wait */
     bool wait;
-    struct span node; /* of teardown */
+    struct span node; /* of teardown, and of forget */
     uint64_t cursor;  /* of segments, as is limit */
     uint64_t limit;
     bool stop; /* of scrub */

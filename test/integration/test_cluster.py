@@ -10,7 +10,7 @@ import pytest
 from harness import BUILD, DENIED, ROOT, UNSUPPORTED, Kvd, Wire, free_port, kvctl, kvctl_json, wait_until
 from site_of_hosts import HostedKvd, Site, why_no_site
 
-SETTINGS = ["--lease-time", "800ms", "--suspect", "600ms", "--dead-after", "20s"]
+SETTINGS = ["--lease-time", "800ms", "--suspect", "600ms"]
 PATIENCE_S = 30
 JOIN, BEAT = 0x40, 0x41
 
@@ -29,10 +29,10 @@ class Cluster:
         path.chmod(mode)
         return path
 
-    def add(self, name, token=None, start=True):
+    def add(self, name, token=None, start=True, dead_after="20s"):
         address = f"127.0.0.1:{free_port()}"
         args = ["--listen", address, "--node", name, "--peers", "auto", "--advertise", address, "--cluster-token-file",
-                str(token or self.token), *SETTINGS]
+                str(token or self.token), "--dead-after", dead_after, *SETTINGS]
         node = Kvd(memory="16m", disk="64m", segment_size="4m", data=self.dir / "data", args=args, start=start)
         self.nodes.append(node)
         return node
@@ -117,6 +117,28 @@ def test_who_leaves_in_order_is_not_waited_for(cluster):
     a.stop()
     a.start()
     settle([a], view + 2)
+
+
+def test_one_that_is_gone_for_good_is_forgotten_by_hand(cluster):
+    """Of a view whose members are all gone one alone starts again: it cannot know that the others do not act, and would wait for long."""
+    nodes = [cluster.add(name, dead_after="10m") for name in ("a", "b", "c")]
+    a, b, c = nodes
+    view = settle(nodes)
+    assert kvctl("node", "forget", "b", port=a.port).returncode == 3, "it lives"
+    for node in nodes:
+        node.kill()
+    a.start()
+    wait_until(lambda: {"node.b", "node.c"} <= figures(a).keys(), "the others to be known of", timeout_s=PATIENCE_S)
+    for name in "bc":
+        assert figures(a)["state"] != "acting"
+        wait_until(lambda: kvctl("node", "forget", name, port=a.port).returncode == 0, "its alive to have stood still", timeout_s=PATIENCE_S)
+    settle([a], view)
+    assert kvctl("node", "forget", "z", port=a.port).returncode == 3
+    assert kvctl("node", "forget", port=a.port).returncode == kvctl("node", "ls", "b", port=a.port).returncode == 2
+    b.start()
+    settle([a, b], view)
+    with Kvd(data=cluster.dir / "alone") as alone:
+        assert kvctl("node", "forget", "b", port=alone.port).returncode == 3
 
 
 def test_who_is_stopped_beyond_his_lease_comes_back_as_another_start(cluster):
