@@ -470,47 +470,56 @@ int rig_put(struct rig *rig, const char *key, uint64_t size)
     return err;
 }
 
-struct mine_read {
-    struct disk_read read;
-    struct rig *rig;
-    bool done;
-    int err;
-};
-
 static void read_done(struct disk_read *read, int err)
 {
-    struct mine_read *mine = CONTAINER_OF(read, struct mine_read, read);
+    struct rig_read *mine = CONTAINER_OF(read, struct rig_read, read);
     CHECK(!mine->done);
     mine->done = true;
     mine->err = err;
     loop_stop(mine->rig->loop);
 }
 
-int rig_get_range(struct rig *rig, const char *key, uint64_t offset, uint64_t length)
+void rig_read_start(struct rig *rig, struct rig_read *mine, const char *key, uint64_t offset, uint64_t length)
 {
     const struct rig_object *object = rig_object(rig, key);
-    if (!object)
-        return -ENOENT;
-    struct mine_read mine = {.rig = rig};
-    mine.read.where = object->where;
-    mine.read.key = span_text(key);
-    mine.read.version = object->version;
-    mine.read.size = object->size;
-    mine.read.checksum = object->checksum;
-    mine.read.offset = offset;
-    mine.read.length = length;
-    mine.read.blob = blob_new(rig->pool, length);
-    CHECK(mine.read.blob && (length == 0 || blob_grow_all(mine.read.blob) == 0));
-    uint64_t version = object->version;
-    int err = disk_read_start(rig->disk, &mine.read, read_done);
-    if (!err) {
-        rig_until(rig, flag_is_set, &mine.done);
-        err = mine.err;
+    CHECK(object);
+    *mine = (struct rig_read){
+        .read = {.where = object->where,
+                 .key = span_text(key),
+                 .version = object->version,
+                 .size = object->size,
+                 .checksum = object->checksum,
+                 .offset = offset,
+                 .length = length,
+                 .blob = blob_new(rig->pool, length)},
+        .rig = rig,
+        .key = key,
+    };
+    CHECK(mine->read.blob && (length == 0 || blob_grow_all(mine->read.blob) == 0));
+    int err = disk_read_start(rig->disk, &mine->read, read_done);
+    if (err) {
+        mine->done = true;
+        mine->err = err;
     }
-    if (!err && !rig_blob_is(mine.read.blob, key, version, offset))
+}
+
+int rig_read_end(struct rig_read *mine)
+{
+    rig_until(mine->rig, flag_is_set, &mine->done);
+    int err = mine->err;
+    if (!err && !rig_blob_is(mine->read.blob, mine->key, mine->read.version, mine->read.offset))
         err = 1;
-    blob_unref(mine.read.blob);
+    blob_unref(mine->read.blob);
     return err;
+}
+
+int rig_get_range(struct rig *rig, const char *key, uint64_t offset, uint64_t length)
+{
+    struct rig_read mine;
+    if (!rig_object(rig, key))
+        return -ENOENT;
+    rig_read_start(rig, &mine, key, offset, length);
+    return rig_read_end(&mine);
 }
 
 int rig_get(struct rig *rig, const char *key)

@@ -88,6 +88,17 @@ struct rig_write *rig_write_start(struct rig *rig, const char *key, uint64_t ver
 void rig_write_free(struct rig_write *write);
 /* Write a new version and note the object; returns the error. */
 int rig_put(struct rig *rig, const char *key, uint64_t size);
+struct rig_read {
+    struct disk_read read;
+    struct rig *rig;
+    const char *key;
+    bool done;
+    int err;
+};
+/* Start to read [offset, offset + length) of what is known of the key, which must be something. */
+void rig_read_start(struct rig *rig, struct rig_read *read, const char *key, uint64_t offset, uint64_t length);
+/* Wait for its end: 0, or the error; 1 when the tier said 0 and the bytes are wrong. */
+int rig_read_end(struct rig_read *read);
 /* Read [offset, offset + length) of what is known of the key and check the bytes: 0, -ENOENT when it is not known, or the error; 1 when the
  * tier said 0 and the bytes are wrong. */
 int rig_get_range(struct rig *rig, const char *key, uint64_t offset, uint64_t length);

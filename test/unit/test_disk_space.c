@@ -114,6 +114,23 @@ static void kill_segment(struct rig *rig, struct segment *segment)
     rig_until(rig, is_killed, &killing);
 }
 
+/* As what is above does with a segment that holds `key` alone. */
+static void give_up(struct rig *rig, struct segment *segment, const char *key)
+{
+    kill_segment(rig, segment);
+    rig_forget(rig, key);
+    disk_segment_unlink(rig->disk, segment);
+}
+
+static void rig_with_two(struct rig *rig)
+{
+    rig_init(rig);
+    rig->unlink_delay_ms = 3600 * 1000;
+    cr_assert_eq(rig_open(rig), 0);
+    put_segment(rig, "a");
+    put_segment(rig, "b");
+}
+
 Test(disk_space, a_file_stays_for_the_delay_and_counts_as_used, .timeout = 60)
 {
     struct rig rig;
@@ -123,10 +140,7 @@ Test(disk_space, a_file_stays_for_the_delay_and_counts_as_used, .timeout = 60)
     put_segment(&rig, "a");
     uint64_t used = rig_figures(&rig).used_bytes;
     uint64_t begun_ms = loop_now_ms(rig.loop);
-    struct segment *segment = disk_segment_next(rig.disk, NULL);
-    kill_segment(&rig, segment);
-    rig_forget(&rig, "a");
-    disk_segment_unlink(rig.disk, segment);
+    give_up(&rig, disk_segment_next(rig.disk, NULL), "a");
     rig_turns(&rig, 20);
     cr_assert_eq(rig_file_count(&rig, ".seg"), 1);
     cr_assert_eq(rig_figures(&rig).used_bytes, used);
@@ -140,15 +154,8 @@ Test(disk_space, a_file_stays_for_the_delay_and_counts_as_used, .timeout = 60)
 Test(disk_space, the_end_does_not_wait_for_the_delay_and_the_next_start_unlinks, .timeout = 60)
 {
     struct rig rig;
-    rig_init(&rig);
-    rig.unlink_delay_ms = 3600 * 1000;
-    cr_assert_eq(rig_open(&rig), 0);
-    put_segment(&rig, "a");
-    put_segment(&rig, "b");
-    struct segment *segment = disk_segment_next(rig.disk, NULL);
-    kill_segment(&rig, segment);
-    rig_forget(&rig, "a");
-    disk_segment_unlink(rig.disk, segment);
+    rig_with_two(&rig);
+    give_up(&rig, disk_segment_next(rig.disk, NULL), "a");
     rig_turns(&rig, 20);
     rig_close(&rig);
     cr_assert_eq(rig_file_count(&rig, ".seg"), 2);
@@ -164,18 +171,12 @@ Test(disk_space, the_end_does_not_wait_for_the_delay_and_the_next_start_unlinks,
 Test(disk_space, the_end_waits_for_what_goes_at_once_and_not_for_the_delay_of_another, .timeout = 60)
 {
     struct rig rig;
-    rig_init(&rig);
-    rig.unlink_delay_ms = 3600 * 1000;
-    cr_assert_eq(rig_open(&rig), 0);
-    put_segment(&rig, "a");
-    put_segment(&rig, "b");
+    rig_with_two(&rig);
     struct segment *late = disk_segment_next(rig.disk, NULL);
     struct segment *at_once = disk_segment_next(rig.disk, late);
-    kill_segment(&rig, late);
     kill_segment(&rig, at_once);
-    rig_forget(&rig, "a");
+    give_up(&rig, late, "a");
     rig_forget(&rig, "b");
-    disk_segment_unlink(rig.disk, late);
     segment_die(at_once, true);
     rig_close(&rig);
     cr_assert_eq(rig_file_count(&rig, ".seg"), 1);
