@@ -446,9 +446,8 @@ static void link_apply(struct world *w, const struct process *p, struct file_tas
 
 static void alive_apply(struct world *w, const struct process *p, struct file_task *file)
 {
-    struct incarnation mine = file->alive.name.incarnation, there = w->alive[p->id].name.incarnation;
     /* It is read before it is written. */
-    bool later = there.start > mine.start || (there.start == mine.start && there.random > mine.random);
+    bool later = incarnation_before(file->alive.name.incarnation, w->alive[p->id].name.incarnation);
     file->alive_result = w->alive_there[p->id] && later ? ALIVE_REPLACED : ALIVE_WRITTEN;
     if (file->alive_result == ALIVE_REPLACED)
         return;
@@ -775,40 +774,31 @@ static void one_fault(struct world *w)
 
 static void do_request(struct world *w, struct task *task)
 {
-    struct process *to = &w->processes[task->message->to];
-    struct task sent = *task;
-    sent.kind = TASK_SENT;
-    if (is_cut(w, task->who, task->message->to)) {
-        sent.sent = SENT_LOST;
-        task_add(w, sent, SECOND);
+    struct message *message = task->message;
+    int who = task->who, to_who = message->to;
+    struct process *to = &w->processes[to_who];
+    struct task end = *task;
+    end.kind = TASK_SENT;
+    end.sent = SENT_LOST;
+    if (is_cut(w, who, to_who)) {
+        task_add(w, end, SECOND);
         return;
     }
     if (!to->up) {
-        sent.sent = SENT_REFUSED;
-        task_add(w, sent, message_delay(w));
+        end.sent = SENT_REFUSED;
+        task_add(w, end, message_delay(w));
         return;
     }
-    struct message *message = task->message;
-    uint64_t now_us = clock_us(w, to);
-    int to_who = message->to;
-    member_hear(to->member, now_us, beat_of(w, message));
     struct beat answer;
-    bool answers = member_answer(to->member, now_us, message->beat.from.id, &answer);
-    if (answers) {
+    member_hear(to->member, clock_us(w, to), beat_of(w, message));
+    bool answers = member_answer(to->member, clock_us(w, to), message->beat.from.id, &answer);
+    if (answers && !is_cut(w, to_who, who)) {
         message->beat = answer;
         message->view_number = answer.view ? answer.view->number : 0;
-        struct task back = *task;
-        back.kind = TASK_ANSWER;
-        bool lost = is_cut(w, to_who, task->who);
-        if (lost) {
-            sent.sent = SENT_LOST;
-            task_add(w, sent, SECOND);
-        } else {
-            task_add(w, back, message_delay(w));
-        }
+        end.kind = TASK_ANSWER;
+        task_add(w, end, message_delay(w));
     } else {
-        sent.sent = SENT_LOST;
-        task_add(w, sent, SECOND);
+        task_add(w, end, SECOND);
     }
     drive(w, to_who);
 }
