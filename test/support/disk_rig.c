@@ -92,9 +92,7 @@ void rig_fini(struct rig *rig)
         memory_release(&rig->memory);
         loop_free(rig->loop);
     }
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf '%s'", rig->root);
-    CHECK(system(command) == 0);
+    scratch_remove(rig->root);
     free(rig->objects);
     free(rig->log_text);
 }

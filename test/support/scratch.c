@@ -1,5 +1,6 @@
 #include "test/support/scratch.h"
 
+#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -16,6 +17,19 @@ void scratch_folder(char *path, size_t len)
 {
     fresh_path(path, len);
     CHECK(mkdtemp(path));
+}
+
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *at)
+{
+    (void)st;
+    (void)kind;
+    (void)at;
+    return remove(path);
+}
+
+void scratch_remove(const char *path)
+{
+    CHECK(nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS) == 0);
 }
 
 int scratch_file(char *path, size_t len)

@@ -8,6 +8,8 @@
 
 /* A fresh folder. */
 void scratch_folder(char *path, size_t len);
+/* With all that is in it. */
+void scratch_remove(const char *path);
 /* A fresh file, empty. Returns it open for reading and writing. */
 int scratch_file(char *path, size_t len);
 

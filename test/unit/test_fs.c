@@ -2,7 +2,6 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,17 +40,9 @@ static struct place *place_open(void)
     return place;
 }
 
-static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *at)
-{
-    (void)st;
-    (void)kind;
-    (void)at;
-    return remove(path);
-}
-
 static void place_close(struct place *place)
 {
-    nftw(place->dir, remove_entry, 16, FTW_DEPTH | FTW_PHYS);
+    scratch_remove(place->dir);
     loop_free(place->loop);
     free(place);
 }

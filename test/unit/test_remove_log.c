@@ -290,10 +290,8 @@ static void folder_init(struct folder *folder)
 
 static void folder_fini(struct folder *folder)
 {
-    char command[300];
     loop_free(folder->loop);
-    snprintf(command, sizeof command, "rm -rf '%s'", folder->path);
-    CHECK(system(command) == 0);
+    scratch_remove(folder->path);
 }
 
 static void log_fill(struct folder *folder, uint64_t sequence, unsigned from, unsigned to)
