@@ -147,6 +147,10 @@ WRAPPED := fs_open fs_read fs_write fs_sync fs_truncate fs_size fs_unlink fs_ren
     file_read_start file_write_start file_sync_start calloc
 LDFLAGS_test_disk_faults := $(WRAPPED:%=-Wl,--wrap=%)
 
+# Likewise what a cluster has there.
+CLUSTER_WRAPPED := fs_open fs_read fs_write fs_sync fs_unlink fs_link fs_sync_dir fs_make_dirs
+LDFLAGS_test_cluster_files := $(CLUSTER_WRAPPED:%=-Wl,--wrap=%)
+
 # The heap is out for a segment when a test says so; and one looks how much is summed at once.
 LDFLAGS_test_disk := -Wl,--wrap=segment_new,--wrap=blob_range_sum
 

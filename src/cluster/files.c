@@ -136,6 +136,12 @@ static void read_ring(struct files_op *op, const char *path)
     free(ring);
 }
 
+/* Other errors are a parser's: the bytes are there, and tell of nobody. */
+static bool could_not_read(int err)
+{
+    return err < 0 && err != KVD_ECORRUPT && err != KVD_EFORMAT;
+}
+
 static void read_alive(struct files_op *op, uint8_t *block, const char *id)
 {
     char path[PATH_BYTES];
@@ -152,15 +158,21 @@ static void write_alive(struct files_op *op, uint8_t *block)
     struct alive mine = op->alive;
     read_alive(op, block, op->files.id);
     bool later = op->alive_there && incarnation_before(mine.name.incarnation, op->alive.name.incarnation);
-    bool unread = op->err < 0 && op->err != KVD_ECORRUPT && op->err != KVD_EFORMAT;
     op->alive_result = later ? ALIVE_REPLACED : ALIVE_FAILED;
-    if (later || unread)
+    if (later || could_not_read(op->err))
         return;
     char path[PATH_BYTES];
     path_of(op, path, "%s/alive", op->files.id);
     alive_build(block, cluster_of(op), &mine);
     op->err = write_at(op, path, block, 0);
     op->alive_result = op->err ? ALIVE_FAILED : ALIVE_WRITTEN;
+}
+
+static int sync_starts(const struct files_op *op)
+{
+    char folder[NODE_ID_MAX + 16];
+    snprintf(folder, sizeof folder, "%s/starts", op->files.id);
+    return sync_folder(op, folder);
 }
 
 /* A start's name, with who has it. Returns 0, -EEXIST or another errno. */
@@ -173,9 +185,29 @@ static int claim(struct files_op *op, uint8_t *block, uint64_t start)
     alive_build(block, cluster_of(op), &who);
     path_of(op, path, "%s/starts/%llu", op->files.id, (unsigned long long)start);
     int err = publish(op, path, block, ALIVE_BYTES);
-    char folder[NODE_ID_MAX + 16];
-    snprintf(folder, sizeof folder, "%s/starts", op->files.id);
-    return err ? err : sync_folder(op, folder);
+    return err ? err : sync_starts(op);
+}
+
+/* 0 or what a read or a parser says. */
+static int read_claim(const struct files_op *op, uint8_t *block, uint64_t start, struct alive *out)
+{
+    char path[PATH_BYTES];
+    path_of(op, path, "%s/starts/%llu", op->files.id, (unsigned long long)start);
+    int err = read_at(op, path, block, ALIVE_BYTES, 0);
+    return err ? err : alive_parse(block, ALIVE_BYTES, cluster_of(op), out);
+}
+
+/* The name that is taken may be this process's: it tried before, was told that it had failed, and had it all the same. */
+static int claim_again(struct files_op *op, uint8_t *block)
+{
+    struct alive before;
+    struct incarnation mine = {op->number, op->alive.name.incarnation.random};
+    int err = read_claim(op, block, op->number, &before);
+    if (err == -ENOENT || err == KVD_ESHORT)
+        return -EAGAIN; /* it was looked up before it was made */
+    if (could_not_read(err))
+        return err;
+    return !err && mine.random != 0 && incarnation_equal(before.name.incarnation, mine) ? sync_starts(op) : -EEXIST;
 }
 
 /* Claims that were made and left: who made them is dead if he was on this host. */
@@ -186,12 +218,7 @@ static void claim_first(struct files_op *op, uint8_t *block)
         if (op->err != -EEXIST)
             return;
         struct alive before;
-        char path[PATH_BYTES];
-        path_of(op, path, "%s/starts/%llu", op->files.id, (unsigned long long)op->number);
-        int err = read_at(op, path, block, ALIVE_BYTES, 0);
-        if (!err)
-            err = alive_parse(block, ALIVE_BYTES, cluster_of(op), &before);
-        if (err || memcmp(before.host, op->host, sizeof op->host) != 0)
+        if (read_claim(op, block, op->number, &before) != 0 || memcmp(before.host, op->host, sizeof op->host) != 0)
             op->former_dead = false;
     }
 }
@@ -305,6 +332,8 @@ static void act(struct files_op *op, uint8_t *block)
         break;
     case MEMBER_CLAIM:
         op->err = claim(op, block, op->number);
+        if (op->err == -EEXIST)
+            op->err = claim_again(op, block);
         op->claimed = !op->err ? CLAIMED : op->err == -EEXIST ? CLAIM_TAKEN : CLAIM_FAILED;
         break;
     case MEMBER_SEND:
