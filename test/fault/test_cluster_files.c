@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "cluster/files.h"
 #include "loop/fs.h"
+#include "test/support/quiet.h"
 #include "test/support/scratch.h"
 
 /* ---- the faults ---- */
@@ -64,15 +65,6 @@ int __wrap_fs_open(struct loop *loop, struct file *file, const char *path, unsig
 }
 
 /* ---- a directory, and nodes of it ---- */
-
-static void no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static const struct log quiet = {.level = LOG_ERROR, .sink = no_sink};
 
 struct place {
     struct loop *loop;

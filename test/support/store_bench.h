@@ -9,6 +9,7 @@
 
 #include "store/store_impl.h"
 #include "test/support/fake_disk.h"
+#include "test/support/quiet.h"
 
 enum { NOT_ENDED = 99 };
 
@@ -26,15 +27,6 @@ struct bench {
 
 /* A test program has one at a time. */
 static struct bench bench;
-
-static inline void bench_no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static const struct log bench_log = {.level = LOG_ERROR, .sink = bench_no_sink};
 
 static inline void bench_opened(void *arg, int err)
 {
@@ -125,8 +117,8 @@ static inline void bench_begin(const struct store_config *config)
     static const struct store_events events = {.opened = bench_opened, .recovered = bench_recovered};
     bench = (struct bench){.opened = NOT_ENDED};
     struct loop_options options = {.job_threads = 1, .io_threads = 1, .forbid_ring = true};
-    cr_assert_eq(loop_new(&bench.loop, &options, &bench_log), 0);
-    cr_assert_eq(store_new(&bench.store, bench.loop, bench.loop, &bench_log, config, &events, &bench), 0);
+    cr_assert_eq(loop_new(&bench.loop, &options, &quiet), 0);
+    cr_assert_eq(store_new(&bench.store, bench.loop, bench.loop, &quiet, config, &events, &bench), 0);
     bench_fix_order(bench.store);
     bench.disk = fake_disk;
     bench.disk->told = bench_told;

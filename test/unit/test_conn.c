@@ -17,17 +17,9 @@
 #include "base/error.h"
 #include "loop/conn.h"
 #include "loop/loop.h"
+#include "test/support/quiet.h"
 
 enum { MIB = 1 << 20 };
-
-static void no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static const struct log quiet = {.level = LOG_ERROR, .sink = no_sink};
 
 /* The byte at `at` of every stream in here. */
 static unsigned char stream_byte(uint64_t at)

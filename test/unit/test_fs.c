@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "loop/fs.h"
+#include "test/support/quiet.h"
 #include "test/support/scratch.h"
 
 struct place {
@@ -21,15 +22,6 @@ struct place {
     char dir[256];
     char path[2][320];
 };
-
-static void no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static const struct log quiet = {.level = LOG_ERROR, .sink = no_sink};
 
 static struct place *place_open(void)
 {

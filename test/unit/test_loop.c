@@ -11,16 +11,8 @@
 #include <unistd.h>
 
 #include "loop/loop.h"
+#include "test/support/quiet.h"
 #include "test/support/scratch.h"
-
-static void no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static const struct log quiet = {.level = LOG_ERROR, .sink = no_sink};
 
 static struct loop *make_loop(void)
 {

@@ -7,18 +7,10 @@
 
 #include "base/error.h"
 #include "cluster/peer.h"
+#include "test/support/quiet.h"
 
 #define TOKEN span_text("a-token-that-is-long-enough")
 #define CLUSTER span_text("test")
-
-static void no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static const struct log quiet = {.level = LOG_ERROR, .sink = no_sink};
 
 static struct beat some_beat(const struct view *view)
 {

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "test/support/quiet.h"
 #include "test/support/scratch.h"
 #include "tier/remove_log.h"
 
@@ -270,22 +271,13 @@ Test(remove_log, a_frame_is_bounded)
 struct folder {
     char path[200];
     struct loop *loop;
-    struct log log;
 };
-
-static void sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
 
 static void folder_init(struct folder *folder)
 {
     scratch_folder(folder->path, sizeof folder->path);
-    folder->log = (struct log){LOG_ERROR, sink, NULL};
     struct loop_options options = {0};
-    cr_assert_eq(loop_new(&folder->loop, &options, &folder->log), 0);
+    cr_assert_eq(loop_new(&folder->loop, &options, &quiet), 0);
 }
 
 static void folder_fini(struct folder *folder)

@@ -2,6 +2,7 @@
 #include <criterion/criterion.h>
 
 #include "session.h"
+#include "test/support/quiet.h"
 
 enum { TICK_MS = 100, TIMEOUT_MS = 1000, MANY_TICKS = 100 * TIMEOUT_MS / TICK_MS };
 
@@ -59,21 +60,13 @@ void __wrap_conn_peer_text(const struct conn *conn, char out[CONN_PEER_BYTES])
     out[0] = '\0';
 }
 
-static void no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static struct log quiet = {.level = LOG_ERROR, .sink = no_sink};
-
 /* A peer that has `queued` bytes before it all the time, and takes `taken` of them from tick to tick: after how many ticks is it cut off?
  * 0: it is not. */
 static unsigned cut_after(uint64_t queued, uint64_t taken)
 {
     const struct config config = {.memory = GIB};
-    struct server server = {.config = &config, .log = &quiet, .send_timeout_ms = TIMEOUT_MS, .frame_timeout_ms = TIMEOUT_MS};
+    struct log log = quiet;
+    struct server server = {.config = &config, .log = &log, .send_timeout_ms = TIMEOUT_MS, .frame_timeout_ms = TIMEOUT_MS};
     struct server_loop here = {.server = &server};
     struct session session = {.server = &server, .here = &here};
     list_init(&session.requests);

@@ -14,16 +14,8 @@
 #include "loop/conn.h"
 #include "loop/file.h"
 #include "loop/loop.h"
+#include "test/support/quiet.h"
 #include "test/support/scratch.h"
-
-static void no_sink(void *arg, const char *line, size_t len)
-{
-    (void)arg;
-    (void)line;
-    (void)len;
-}
-
-static const struct log quiet = {.level = LOG_ERROR, .sink = no_sink};
 
 enum { THREADS = 4, ROUNDS = 300 };
 
