@@ -27,6 +27,7 @@ struct config {
     char when_behind[16];
     char io[16];
     char prefault[8];
+    char fixed_buffers[8];
     char log_level[16];
     char port_file[CONFIG_TEXT_BYTES];
     char token_file[CONFIG_TEXT_BYTES];

@@ -265,6 +265,10 @@ static void files_section(struct figures *out, const struct sources *from)
     number(out, "reads_in_flight_bytes", from->store.files.reads_in_flight_bytes);
     number(out, "reads_waiting", from->store.files.reads_waiting);
     number(out, "reads_first_total", from->store.files.reads_first);
+    number(out, "fixed_bytes", from->store.files.fixed_bytes);
+    number(out, "fixed_slices", from->store.files.fixed_slices);
+    number(out, "fixed_reads_total", from->store.files.fixed_reads);
+    number(out, "fixed_writes_total", from->store.files.fixed_writes);
 }
 
 /* How many connections each loop has, in their order. */

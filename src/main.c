@@ -235,7 +235,11 @@ static void free_loops(struct loops *loops)
 static int make_loops(struct loops *loops, const struct config *config, const struct log *log)
 {
     struct loop_options files = {
-        .io_depth = (unsigned)config->io_depth, .io_bytes = config->io_bytes, .forbid_ring = strcmp(config->io, "threads") == 0};
+        .io_depth = (unsigned)config->io_depth,
+        .io_bytes = config->io_bytes,
+        .forbid_ring = strcmp(config->io, "threads") == 0,
+        .forbid_fixed = strcmp(config->fixed_buffers, "off") == 0,
+    };
     if (config->segment_size == 0)
         files.job_threads = OBJECT_THREADS;
     *loops = (struct loops){.count = 0};

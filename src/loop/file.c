@@ -1,5 +1,8 @@
 #include "loop/file.h"
 
+#include <errno.h>
+#include <sys/resource.h>
+
 #include "base/check.h"
 #include "base/error.h"
 #include "loop/loop_impl.h"
@@ -22,6 +25,8 @@ int files_init(struct loop *loop, const struct loop_options *options)
         int err = ring_new(loop, files->depth);
         if (err == 0) {
             files->carrier = &ring_carrier;
+            if (options->forbid_fixed)
+                files->fixed.uring = NULL;
             return 0;
         }
         log_warn(loop->log, "io_uring_refused", "err=\"%s\"", error_text(err));
@@ -106,6 +111,7 @@ static void file_op_start(struct loop *loop, struct file_op *op, enum file_op_ki
     op->loop = loop;
     op->result = 0;
     op->taken = false;
+    op->parts = 0;
     op->bytes = 0;
     for (unsigned i = 0; kind == FILE_READ && i < op->iov_count; i++)
         op->bytes += op->iov[i].iov_len;
@@ -156,6 +162,41 @@ void file_op_finish(struct file_op *op, int64_t result)
     op->fn(op);
 }
 
+static void say_fixed_ended(const struct loop *loop, uint64_t bytes, int err)
+{
+    struct rlimit most = {0};
+    (void)getrlimit(RLIMIT_MEMLOCK, &most);
+    log_info(loop->log, "fixed_buffers_ended", "fixed=%llu of=%llu memlock=%llu err=\"%s\"",
+             (unsigned long long)fixed_bytes(&loop->files.fixed), (unsigned long long)bytes, (unsigned long long)most.rlim_cur,
+             error_text(err));
+}
+
+int file_memory_begin(struct loop *loop, void *base, uint64_t bytes, uint64_t slice_bytes)
+{
+    int err = fixed_begin(&loop->files.fixed, base, bytes, slice_bytes);
+    if (err && err != -EOPNOTSUPP)
+        say_fixed_ended(loop, bytes, err);
+    return err;
+}
+
+int file_memory_next(struct loop *loop)
+{
+    int err = fixed_next(&loop->files.fixed);
+    if (err)
+        say_fixed_ended(loop, loop->files.fixed.bytes, err);
+    return err;
+}
+
+void file_memory_pages_are_small(struct loop *loop)
+{
+    loop->files.fixed.small_pages = true;
+}
+
+void file_memory_end(struct loop *loop)
+{
+    fixed_end(&loop->files.fixed);
+}
+
 const char *loop_io_kind(const struct loop *loop)
 {
     return loop->files.carrier->kind;
@@ -164,5 +205,7 @@ const char *loop_io_kind(const struct loop *loop)
 void loop_file_counts(const struct loop *loop, struct file_counts *out)
 {
     *out = loop->files.counts;
+    out->fixed_bytes = fixed_bytes(&loop->files.fixed);
+    out->fixed_slices = atomic_load_explicit(&loop->files.fixed.slices, memory_order_relaxed);
     out->other = atomic_load_explicit(&loop->fs_calls, memory_order_relaxed);
 }

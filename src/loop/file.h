@@ -40,6 +40,8 @@ struct file_op {
     file_op_fn fn;
     uint64_t bytes; /* of a read, as far as they count among those that are under way */
     bool taken;     /* by the carrier */
+    uint8_t parts;  /* under way, of an operation that was divided: */
+    int part_results[2];
     struct loop *loop;
     struct list link;
     struct job job;
@@ -52,6 +54,27 @@ void file_write_start(struct loop *loop, struct file_op *op, file_op_fn fn);
 /* fsync: data, length and all (fdatasync does not publish a length on 3FS). Covers writes that had completed before. */
 void file_sync_start(struct loop *loop, struct file_op *op, file_op_fn fn);
 
+/* ---- fixed memory ----
+ *
+ * For each read and write the kernel looks up the pages of its memory and holds them until it is done: of a MiB in pages of 4 KiB, 256 of
+ * them. Of memory that is fixed it has done so once, for good. An operation with one vector, all of it in one slice of fixed memory, goes
+ * by that, whoever asks for it; all else as ever. Fixed pages are resident and stay where they are, and count as locked memory
+ * (RLIMIT_MEMLOCK) of this user, unless the process may lock what it likes. */
+
+/* Slices of [base, base + bytes), whole pages of a mapping, will be fixed: `slice_bytes` each, at most 1 GiB, the last one perhaps shorter;
+ * 16,384 slices at most. One mapping at a time. Returns 0, -EOPNOTSUPP (no ring, or loop_options.forbid_fixed), -EINVAL (a kernel
+ * before 5.19) or another errno: then nothing is fixed. What the kernel has refused, here or later, the log says once
+ * (event=fixed_buffers_ended). */
+int file_memory_begin(struct loop *loop, void *base, uint64_t bytes, uint64_t slice_bytes);
+/* Fix the next slice, from the start on. Returns 0, -ENOMEM (the limit of locked memory, or no memory), -ENOBUFS (there is no further one)
+ * or another errno. Blocking, and the loop's operations are not submitted meanwhile: for a job, one at a time. */
+int file_memory_next(struct loop *loop);
+/* What is fixed lies in pages of 4 KiB: from now on a large last vector goes by fixed memory as well, as an operation of its own, which is
+ * then the cheaper way. Not on FUSE, where it would be one more request. */
+void file_memory_pages_are_small(struct loop *loop);
+/* The mapping may go, or be given back. No operation in it, and no file_memory_next(), is under way. Harmless when there is none. */
+void file_memory_end(struct loop *loop);
+
 /* What has gone through the seam to file systems since the loop was made: fs.h's calls in `other`. */
 struct file_counts {
     uint64_t reads, writes, syncs, other;
@@ -59,7 +82,9 @@ struct file_counts {
     uint64_t in_flight, waiting; /* now */
     uint64_t reads_in_flight, reads_waiting;
     uint64_t reads_in_flight_bytes;
-    uint64_t reads_first; /* reads that went before writes and syncs that waited too */
+    uint64_t reads_first;               /* reads that went before writes and syncs that waited too */
+    uint64_t fixed_reads, fixed_writes; /* of the first tries, to or from fixed memory */
+    uint64_t fixed_bytes, fixed_slices; /* now */
 };
 void loop_file_counts(const struct loop *loop, struct file_counts *out);
 

@@ -6,6 +6,7 @@
 #define KVD_LOOP_FILE_IMPL_H
 
 #include "loop/file.h"
+#include "loop/fixed_impl.h"
 #include "loop/workers_impl.h"
 
 struct ring;
@@ -28,6 +29,7 @@ struct file_io {
     uint64_t most_read_bytes; /* in flight; 0: by the file system */
     struct file_counts counts;
     struct ring *ring;
+    struct fixed fixed;
     struct workers threads;
 };
 

@@ -30,6 +30,7 @@ struct loop_options {
     unsigned job_threads; /* threads for jobs; 0: 8 */
     unsigned io_threads;  /* threads for file operations where io_uring is refused; 0: 8 */
     bool forbid_ring;     /* use the threads even where io_uring works */
+    bool forbid_fixed;    /* fix no memory (file.h) */
     bool conns_only;      /* no jobs and no file operations: a loop for connections, timers and tasks */
     bool locked;          /* it has a lock, and other threads use it, too; it takes no connections */
 };

@@ -11,8 +11,12 @@
 enum {
     RETRIES_MAX = 100,
     RETRY_MS = 1,
-    TURN_BYTES = 1 << 20, /* that were read: whoever gets them reads them through, and others wait meanwhile */
+    SPLIT_LEAST_BYTES = 256 << 10, /* an entry of its own costs as much as some fifty pages */
+    TURN_BYTES = 1 << 20,          /* that were read: whoever gets them reads them through, and others wait meanwhile */
 };
+
+/* An operation may be divided: what is before its last vector, and that one. The address of it leaves this bit free. */
+enum { REST = 0, LEAD = 1 };
 
 struct ring {
     struct io_uring uring;
@@ -32,17 +36,23 @@ static void op_probe_memory(const struct file_op *op)
         PROBE_ALIVE(op->iov[i].iov_base, op->iov[i].iov_len);
 }
 
-/* There is an entry for each operation in flight: the kernel may hold back no more than those. */
-static void ring_prepare(struct ring *ring, struct file_op *op)
+/* There are entries for each operation in flight: the kernel may hold back no more than those. */
+static struct io_uring_sqe *ring_entry(struct ring *ring)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
     CHECK(sqe);
+    return sqe;
+}
+
+/* The first `count` vectors, by whatever memory they are in. */
+static void prepare_ordinary(struct io_uring_sqe *sqe, struct file_op *op, unsigned count)
+{
     switch (op->kind) {
     case FILE_READ:
-        io_uring_prep_readv(sqe, op->file->fd, op->iov, op->iov_count, op->offset);
+        io_uring_prep_readv(sqe, op->file->fd, op->iov, count, op->offset);
         break;
     case FILE_WRITE:
-        io_uring_prep_writev(sqe, op->file->fd, op->iov, op->iov_count, op->offset);
+        io_uring_prep_writev(sqe, op->file->fd, op->iov, count, op->offset);
         break;
     case FILE_SYNC:
         io_uring_prep_fsync(sqe, op->file->fd, 0);
@@ -52,6 +62,68 @@ static void ring_prepare(struct ring *ring, struct file_op *op)
     /* A second try goes to a worker, which waits where the first one would not. */
     if (op->file->punt || op->result > 0)
         io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+}
+
+static uint64_t lead_bytes(const struct file_op *op)
+{
+    uint64_t bytes = 0;
+    for (unsigned i = 0; i + 1 < op->iov_count; i++)
+        bytes += op->iov[i].iov_len;
+    return bytes;
+}
+
+/* The last vector. */
+static void prepare_fixed(struct io_uring_sqe *sqe, struct file_op *op, int slice)
+{
+    const struct iovec *last = &op->iov[op->iov_count - 1];
+    uint64_t offset = op->offset + lead_bytes(op);
+    if (op->kind == FILE_READ)
+        io_uring_prep_read_fixed(sqe, op->file->fd, last->iov_base, (unsigned)last->iov_len, offset, slice);
+    else
+        io_uring_prep_write_fixed(sqe, op->file->fd, last->iov_base, (unsigned)last->iov_len, offset, slice);
+    io_uring_sqe_set_data(sqe, op);
+    if (op->file->punt)
+        io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
+}
+
+/* In huge pages a second operation costs more than it saves, and on FUSE each is a request. */
+static bool may_divide(const struct loop *loop, const struct file_op *op)
+{
+    return loop->files.fixed.small_pages && !op->file->punt && op->iov[op->iov_count - 1].iov_len >= SPLIT_LEAST_BYTES;
+}
+
+/* The slice by which the last vector goes, or -1. Second tries are made as if there were none. */
+static int op_slice(const struct loop *loop, const struct file_op *op)
+{
+    if (op->kind == FILE_SYNC || op->iov_count == 0 || op->result > 0)
+        return -1;
+    if (op->iov_count > 1 && !may_divide(loop, op))
+        return -1;
+    const struct iovec *last = &op->iov[op->iov_count - 1];
+    return fixed_slice(&loop->files.fixed, last->iov_base, last->iov_len);
+}
+
+static void op_count_fixed(struct loop *loop, const struct file_op *op)
+{
+    loop->files.counts.fixed_reads += op->kind == FILE_READ;
+    loop->files.counts.fixed_writes += op->kind == FILE_WRITE;
+}
+
+static void ring_prepare(struct ring *ring, struct file_op *op)
+{
+    int slice = op_slice(ring->loop, op);
+    op->parts = slice >= 0 && op->iov_count > 1 ? 2 : 0;
+    if (slice < 0) {
+        prepare_ordinary(ring_entry(ring), op, op->iov_count);
+    } else {
+        op_count_fixed(ring->loop, op);
+        prepare_fixed(ring_entry(ring), op, slice);
+    }
+    if (op->parts > 0) {
+        struct io_uring_sqe *lead = ring_entry(ring);
+        prepare_ordinary(lead, op, op->iov_count - 1);
+        lead->user_data |= LEAD;
+    }
     op_probe_memory(op);
     PROBE_HAND_OVER(op);
 }
@@ -61,15 +133,43 @@ static void ring_start(struct loop *loop, struct file_op *op)
     ring_prepare(loop->files.ring, op);
 }
 
-/* The result of an operation in flight is nobody's: it counts the tries. */
-static bool op_wants_again(struct file_op *op, int result)
+static bool is_again(int64_t result)
 {
-    if (result != -EAGAIN && result != -EINTR)
+    return result == -EAGAIN || result == -EINTR;
+}
+
+/* What came of both parts, as one would have told it: bytes up to where the first one stopped short, or that one's error. */
+static int64_t parts_result(const struct file_op *op)
+{
+    int lead = op->part_results[LEAD], rest = op->part_results[REST];
+    if (is_again(lead) || is_again(rest))
+        return -EAGAIN;
+    if (lead < 0 || (uint64_t)lead < lead_bytes(op) || rest < 0)
+        return lead;
+    return (int64_t)lead + rest;
+}
+
+/* Is that the end of it? The result of one that was divided is made of its parts'. */
+static bool op_ended(struct file_op *op, unsigned part, int64_t *result)
+{
+    if (op->parts == 0)
+        return true;
+    op->part_results[part] = (int)*result;
+    if (--op->parts > 0)
+        return false;
+    *result = parts_result(op);
+    return true;
+}
+
+/* The result of an operation in flight is nobody's: it counts the tries. */
+static bool op_wants_again(struct file_op *op, int64_t result)
+{
+    if (!is_again(result))
         return false;
     return ++op->result <= RETRIES_MAX;
 }
 
-static void op_finish(struct loop *loop, struct file_op *op, int result)
+static void op_finish(struct loop *loop, struct file_op *op, int64_t result)
 {
     loop_lock(loop);
     file_op_finish(op, result);
@@ -84,12 +184,15 @@ static void on_ring(uv_poll_t *handle, int status, int events)
     struct io_uring_cqe *cqe;
     uint64_t bytes = 0;
     while (bytes < TURN_BYTES && io_uring_peek_cqe(&ring->uring, &cqe) == 0) {
-        struct file_op *op = io_uring_cqe_get_data(cqe);
-        int result = cqe->res;
+        unsigned part = cqe->user_data & LEAD;
+        struct file_op *op = (struct file_op *)(uintptr_t)(cqe->user_data - part);
+        int64_t result = cqe->res;
         bytes += result > 0 && op->kind == FILE_READ ? (uint64_t)result : 0;
         io_uring_cqe_seen(&ring->uring, cqe);
         PROBE_TAKE_BACK(op);
         op_probe_memory(op);
+        if (!op_ended(op, part, &result))
+            continue;
         if (op_wants_again(op, result))
             list_push_back(&ring->again, &op->link);
         else
@@ -143,6 +246,7 @@ static void ring_fini(struct loop *loop)
     uv_close((uv_handle_t *)&ring->poll, on_poll_closed);
     io_uring_queue_exit(&ring->uring);
     loop->files.ring = NULL;
+    loop->files.fixed = (struct fixed){.uring = NULL};
 }
 
 static unsigned power_of_two(unsigned at_least)
@@ -153,11 +257,11 @@ static unsigned power_of_two(unsigned at_least)
     return n;
 }
 
-/* The completion queue is twice as long as the submission queue, which holds all that may be in flight: no overflow. */
+/* The completion queue is twice as long as the submission queue, which holds all that may be in flight, in two parts each: no overflow. */
 static int ring_setup(struct ring *ring, unsigned depth)
 {
     struct io_uring_params params = {0};
-    int err = io_uring_queue_init_params(power_of_two(depth), &ring->uring, &params);
+    int err = io_uring_queue_init_params(power_of_two(2 * depth), &ring->uring, &params);
     if (err)
         return err;
     /* As old as IOSQE_ASYNC, without which a hung mount would hang the loop. */
@@ -189,6 +293,7 @@ int ring_new(struct loop *loop, unsigned depth)
     list_init(&ring->again);
     timer_init(&ring->later, loop, on_later);
     loop->files.ring = ring;
+    loop->files.fixed.uring = &ring->uring;
     return 0;
 
 fail_setup:

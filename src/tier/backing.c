@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/error.h"
+#include "loop/file.h"
 
 struct backing {
     struct loop *loop;
@@ -25,6 +26,8 @@ struct backing {
     uint64_t slice_bytes;
     uint64_t counted_bytes;
     int err;
+    bool fixing; /* slices that were touched are fixed, as long as the kernel lets them */
+    bool fixed;  /* some may be */
 };
 
 int backing_new(struct backing **out, struct loop *loop, const struct log *log, uint64_t bytes)
@@ -47,6 +50,8 @@ void backing_free(struct backing *backing)
     if (!backing)
         return;
     CHECK(!backing->touching);
+    if (backing->fixed)
+        file_memory_end(backing->loop);
     memory_release(&backing->memory);
     free(backing);
 }
@@ -65,6 +70,8 @@ static void touch_work(struct job *job)
         backing->err = -ENOMEM;
     else
         backing->err = memory_touch((uint8_t *)backing->memory.base + backing->touched_bytes, backing->slice_bytes);
+    if (!backing->last && !backing->err && backing->fixing)
+        backing->fixing = file_memory_next(backing->loop) == 0;
 }
 
 static void stopped(struct task *task)
@@ -83,13 +90,20 @@ static void touch_next(struct backing *backing)
     job_start(backing->loop, &backing->job, touch_work, touch_done);
 }
 
+static void touch_counted(struct backing *backing)
+{
+    backing->huge_bytes = backing->counted_bytes;
+    if (backing->fixed && backing->huge_bytes < backing->touched_bytes / 2)
+        file_memory_pages_are_small(backing->loop);
+}
+
 static void touch_done(struct job *job)
 {
     struct backing *backing = CONTAINER_OF(job, struct backing, job);
     backing->touching = false;
     bool was_last = backing->last;
     if (was_last)
-        backing->huge_bytes = backing->counted_bytes;
+        touch_counted(backing);
     else if (backing->err == 0)
         backing->touched_bytes += backing->slice_bytes;
     else
@@ -104,6 +118,7 @@ static void touch_done(struct job *job)
 void backing_touch_start(struct backing *backing)
 {
     CHECK(!backing->touching && backing->touched_bytes == 0 && backing->err == 0);
+    backing->fixed = backing->fixing = file_memory_begin(backing->loop, backing->memory.base, backing->bytes, BACKING_SLICE_BYTES) == 0;
     touch_next(backing);
 }
 

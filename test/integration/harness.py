@@ -68,6 +68,9 @@ FIGURES = {
     "disk_objects": ("disk", "objects"),
     "disk_queued": ("disk", "queued_bytes"),
     "io": ("files", "io"),
+    "fixed_bytes": ("files", "fixed_bytes"),
+    "fixed_reads": ("files", "fixed_reads_total"),
+    "fixed_writes": ("files", "fixed_writes_total"),
 }
 FILE_COUNTERS = ("reads_total", "writes_total", "syncs_total", "other_total")
 # Figures of `dropped` that are no objects lost: what was not written is still in memory, until it is evicted and counted as that.

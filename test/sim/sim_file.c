@@ -505,6 +505,29 @@ void loop_file_counts(const struct loop *loop, struct file_counts *out)
     };
 }
 
+/* There are no pages here. */
+int file_memory_begin(struct loop *loop, void *base, uint64_t bytes, uint64_t slice_bytes)
+{
+    (void)loop, (void)base, (void)bytes, (void)slice_bytes;
+    return -EOPNOTSUPP;
+}
+
+int file_memory_next(struct loop *loop)
+{
+    (void)loop;
+    return -ENOBUFS;
+}
+
+void file_memory_pages_are_small(struct loop *loop)
+{
+    (void)loop;
+}
+
+void file_memory_end(struct loop *loop)
+{
+    (void)loop;
+}
+
 /* ---- fs.h: what blocks ---- */
 
 static int call(struct loop *loop, enum disk_op op, const struct open_file *open, uint64_t number)

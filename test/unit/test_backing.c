@@ -1,10 +1,15 @@
 /* The memory under the pool: touched slice by slice by jobs, until somebody stops it or the host has no more. */
 #include <criterion/criterion.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/bytes.h"
+#include "loop/file.h"
 #include "tier/backing.h"
 
 enum { BYTES = 5 * (BACKING_SLICE_BYTES / 2) };
@@ -104,6 +109,44 @@ Test(backing, that_nobody_touches_stops_as_well)
     loop_run(rig.loop);
     cr_assert_eq(rig.stopped, 1);
     cr_assert_eq(figures(&rig).touched_bytes, 0);
+    rig_fini(&rig);
+}
+
+static uint64_t fixed_bytes(const struct rig *rig)
+{
+    struct file_counts counts;
+    loop_file_counts(rig->loop, &counts);
+    return counts.fixed_bytes;
+}
+
+static bool may_lock(uint64_t bytes)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    struct rlimit most;
+    cr_assert_eq(syscall(SYS_capget, &head, data), 0);
+    cr_assert_eq(getrlimit(RLIMIT_MEMLOCK, &most), 0);
+    return most.rlim_cur > bytes || data[0].effective >> CAP_IPC_LOCK & 1;
+}
+
+/* Twice on one loop: the first one's memory is forgotten when it goes. */
+Test(backing, what_was_touched_is_fixed)
+{
+    if (!may_lock(BYTES))
+        cr_skip_test("the limit of locked memory is small");
+    struct rig rig;
+    rig_init(&rig, BYTES);
+    for (unsigned i = 0; i < 2; i++) {
+        cr_assert_eq(fixed_bytes(&rig), 0);
+        backing_touch_start(rig.backing);
+        timer_init(&rig.timer, rig.loop, look);
+        timer_start(&rig.timer, 1);
+        loop_run(rig.loop);
+        cr_assert_eq(fixed_bytes(&rig), BYTES);
+        backing_free(rig.backing);
+        cr_assert_eq(backing_new(&rig.backing, rig.loop, &rig.log, BYTES), 0);
+    }
+    cr_assert_eq(fixed_bytes(&rig), 0);
     rig_fini(&rig);
 }
 

@@ -4,13 +4,16 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <liburing.h>
+#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -497,12 +500,12 @@ BOTH(direct_reads_and_writes)
 
 /* ---- a kernel that refuses ---- */
 
-static void forbid_io_uring(void)
+static void forbid_call(unsigned call, unsigned err)
 {
     struct sock_filter filter[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_io_uring_setup, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | err),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
@@ -512,7 +515,7 @@ static void forbid_io_uring(void)
 
 Test(refused, threads_take_over_and_the_log_says_so, .timeout = 20)
 {
-    forbid_io_uring();
+    forbid_call(__NR_io_uring_setup, EPERM);
     struct lab *lab = lab_open((struct loop_options){0}, 0);
     cr_assert_str_eq(loop_io_kind(lab->loop), "threads");
     cr_assert(strstr(lab->logged, "level=warn event=io_uring_refused err=\""), "%s", lab->logged);
@@ -596,6 +599,341 @@ Test(ring, other_errors_are_handed_on_at_once, .timeout = 20)
     cr_assert_eq(run_injected(-EIO, 1), -EIO);
     cr_assert_eq(run_injected(-ENOSPC, 1), -ENOSPC);
     cr_assert_eq(injections, 0);
+}
+
+/* ---- fixed memory ---- */
+
+enum { SLICE = 1 << 20, SLICES = 4, TAIL = 4096, BEYOND = SLICE, HEAD = 4096 };
+
+/* Slices of 1 MiB, which anybody may lock some of, a last one of a page, and more memory on either side that is never fixed. */
+struct fixed_lab {
+    struct lab *lab;
+    unsigned char *before, *base;
+    unsigned char *wanted; /* what the file holds: SLICE + HEAD bytes */
+};
+
+static const uint64_t fixed_length = (uint64_t)SLICES * SLICE + TAIL;
+
+static struct fixed_lab fixed_open(struct loop_options options, unsigned slices)
+{
+    struct fixed_lab fixed = {.lab = lab_open(options, 0), .wanted = malloc(SLICE + HEAD)};
+    fixed.before = mmap(NULL, BEYOND + fixed_length + BEYOND, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(fixed.before, MAP_FAILED);
+    fixed.base = fixed.before + BEYOND;
+    fill(fixed.wanted, SLICE + HEAD, 11);
+    struct iovec iov = {fixed.wanted, SLICE + HEAD};
+    cr_assert_eq(run_op(fixed.lab, file_write_start, &iov, 1, 0), SLICE + HEAD);
+    cr_assert_eq(file_memory_begin(fixed.lab->loop, fixed.base, fixed_length, SLICE), 0);
+    for (unsigned i = 0; i < slices; i++)
+        cr_assert_eq(file_memory_next(fixed.lab->loop), 0);
+    return fixed;
+}
+
+static void fixed_close(struct fixed_lab *fixed)
+{
+    file_memory_end(fixed->lab->loop);
+    munmap(fixed->before, BEYOND + fixed_length + BEYOND);
+    free(fixed->wanted);
+    lab_close(fixed->lab);
+}
+
+static struct file_counts counts_of(const struct lab *lab)
+{
+    struct file_counts counts;
+    loop_file_counts(lab->loop, &counts);
+    return counts;
+}
+
+/* Read `len` bytes of the file to `at`; was that by fixed memory? */
+static bool reads_fixed(struct fixed_lab *fixed, unsigned char *at, size_t len)
+{
+    uint64_t before = counts_of(fixed->lab).fixed_reads;
+    memset(at, 0, len);
+    struct iovec iov = {at, len};
+    cr_assert_eq(run_op(fixed->lab, file_read_start, &iov, 1, 3), (int64_t)len);
+    cr_assert_eq(memcmp(at, fixed->wanted + 3, len), 0);
+    return counts_of(fixed->lab).fixed_reads > before;
+}
+
+Test(fixed, what_lies_in_one_slice_goes_by_it, .timeout = 20)
+{
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, 3);
+    cr_assert_eq(counts_of(fixed.lab).fixed_bytes, 3 * SLICE);
+    cr_assert_eq(counts_of(fixed.lab).fixed_slices, 3);
+    for (unsigned i = 0; i < SLICES; i++) {
+        unsigned char *slice = fixed.base + (size_t)i * SLICE;
+        cr_assert_eq(reads_fixed(&fixed, slice, SLICE), i < 3);
+        cr_assert_eq(reads_fixed(&fixed, slice + 5, 1000), i < 3);
+        cr_assert_eq(reads_fixed(&fixed, slice + SLICE - 7, 7), i < 3);
+        cr_assert_not(reads_fixed(&fixed, slice + SLICE - 7, 8), "across a border");
+        cr_assert_not(reads_fixed(&fixed, slice - 1, 2), "across a border");
+    }
+    cr_assert_not(reads_fixed(&fixed, fixed.base - SLICE, SLICE));
+    cr_assert_eq(file_memory_next(fixed.lab->loop), 0);
+    cr_assert(reads_fixed(&fixed, fixed.base + 3 * (size_t)SLICE, SLICE));
+    fixed_close(&fixed);
+}
+
+Test(fixed, the_last_slice_ends_where_the_memory_does, .timeout = 20)
+{
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, SLICES + 1);
+    unsigned char *tail = fixed.base + (size_t)SLICES * SLICE;
+    cr_assert_eq(counts_of(fixed.lab).fixed_bytes, fixed_length);
+    cr_assert(reads_fixed(&fixed, tail, TAIL));
+    cr_assert_not(reads_fixed(&fixed, tail, TAIL + 1));
+    cr_assert_not(reads_fixed(&fixed, tail + TAIL, 1));
+    cr_assert_eq(file_memory_next(fixed.lab->loop), -ENOBUFS, "there is no more");
+    cr_assert_eq(counts_of(fixed.lab).fixed_bytes, fixed_length);
+    fixed_close(&fixed);
+}
+
+Test(fixed, memory_that_was_given_back_is_used_as_any_other, .timeout = 20)
+{
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, SLICES);
+    file_memory_end(fixed.lab->loop);
+    cr_assert_eq(counts_of(fixed.lab).fixed_bytes, 0);
+    /* Other pages at the same place: those that were fixed would be written in vain. */
+    cr_assert_eq(mmap(fixed.base, SLICE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), fixed.base);
+    cr_assert_not(reads_fixed(&fixed, fixed.base, SLICE));
+    cr_assert_eq(file_memory_begin(fixed.lab->loop, fixed.base, SLICE, SLICE), 0);
+    cr_assert_eq(file_memory_next(fixed.lab->loop), 0);
+    cr_assert(reads_fixed(&fixed, fixed.base, SLICE));
+    fixed_close(&fixed);
+}
+
+/* What a vector of ordinary memory and one of fixed memory are moved by, from or to `offset`. */
+static int64_t run_divided(struct fixed_lab *fixed, start_fn start, unsigned char *head, size_t rest, uint64_t offset, bool *divided)
+{
+    struct file_counts before = counts_of(fixed->lab);
+    struct iovec iov[2] = {{head, HEAD}, {fixed->base, rest}};
+    int64_t result = run_op(fixed->lab, start, iov, 2, offset);
+    struct file_counts after = counts_of(fixed->lab);
+    *divided = after.fixed_reads + after.fixed_writes > before.fixed_reads + before.fixed_writes;
+    return result;
+}
+
+Test(fixed, a_large_vector_behind_a_small_one_goes_for_itself, .timeout = 20)
+{
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, 1);
+    unsigned char head[HEAD];
+    bool divided;
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, 0, &divided), HEAD + SLICE);
+    cr_assert_not(divided, "its pages may be large");
+    file_memory_pages_are_small(fixed.lab->loop);
+    for (unsigned writes = 0; writes < 2; writes++) {
+        if (writes) {
+            memset(head, 77, HEAD);
+            memset(fixed.base, 78, SLICE);
+            cr_assert_eq(run_divided(&fixed, file_write_start, head, SLICE, 0, &divided), HEAD + SLICE);
+            cr_assert(divided);
+            memset(fixed.wanted, 77, HEAD);
+            memset(fixed.wanted + HEAD, 78, SLICE);
+        }
+        memset(head, 0, HEAD);
+        memset(fixed.base, 0, SLICE);
+        cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, 0, &divided), HEAD + SLICE);
+        cr_assert(divided);
+        cr_assert_eq(memcmp(head, fixed.wanted, HEAD), 0);
+        cr_assert_eq(memcmp(fixed.base, fixed.wanted + HEAD, SLICE), 0);
+    }
+    cr_assert_eq(counts_of(fixed.lab).read_bytes, 3 * (SLICE + HEAD));
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, 8192, 0, &divided), HEAD + 8192);
+    cr_assert_not(divided, "not worth it");
+    fixed.lab->file.punt = true;
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, 0, &divided), HEAD + SLICE);
+    cr_assert_not(divided, "two requests of a FUSE file system instead of one");
+    fixed_close(&fixed);
+}
+
+Test(fixed, the_parts_end_as_the_whole_would, .timeout = 20)
+{
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, 1);
+    unsigned char head[HEAD];
+    bool divided;
+    file_memory_pages_are_small(fixed.lab->loop);
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, 100, &divided), SLICE + HEAD - 100, "the end within the second");
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, SLICE, &divided), HEAD, "the end between them");
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, SLICE + 1, &divided), HEAD - 1, "the end within the first");
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, SLICE + HEAD, &divided), 0);
+    cr_assert(divided);
+    int fd = fixed.lab->file.fd;
+    fixed.lab->file.fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    cr_assert_eq(run_divided(&fixed, file_write_start, head, SLICE, 0, &divided), -EBADF);
+    close(fixed.lab->file.fd);
+    fixed.lab->file.fd = fd;
+    injected = -EAGAIN;
+    for (int times = 1; times <= 5; times++) {
+        injections = times;
+        cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, 0, &divided), HEAD + SLICE, "%d", times);
+        cr_assert_eq(injections, 0);
+    }
+    injections = 2;
+    injected = -EIO;
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, 0, &divided), -EIO);
+    injections = 1; /* the second part is submitted first */
+    cr_assert_eq(run_divided(&fixed, file_read_start, head, SLICE, 0, &divided), HEAD, "as far as it came");
+    fixed_close(&fixed);
+}
+
+enum { CROWD = 40 };
+
+struct divided {
+    struct file_op op;
+    struct iovec iov[2];
+    unsigned char head[HEAD];
+    unsigned *left;
+};
+
+static void divided_read(struct file_op *op)
+{
+    struct divided *divided = CONTAINER_OF(op, struct divided, op);
+    cr_assert_eq(op->result, HEAD + SLICE);
+    if (--*divided->left == 0)
+        loop_stop(op->loop);
+}
+
+/* The ring has room for both parts of as many as may be in flight. */
+Test(fixed, more_divided_operations_than_depth, .timeout = 20)
+{
+    struct fixed_lab fixed = fixed_open((struct loop_options){.io_depth = 16, .io_bytes = UINT64_MAX}, SLICES);
+    struct divided *all = calloc(CROWD, sizeof *all);
+    unsigned left = CROWD;
+    file_memory_pages_are_small(fixed.lab->loop);
+    for (unsigned i = 0; i < CROWD; i++) {
+        struct divided *one = &all[i];
+        one->left = &left;
+        one->iov[0] = (struct iovec){one->head, HEAD};
+        one->iov[1] = (struct iovec){fixed.base + (size_t)(i % SLICES) * SLICE, SLICE};
+        one->op = (struct file_op){.file = &fixed.lab->file, .iov = one->iov, .iov_count = 2};
+        file_read_start(fixed.lab->loop, &one->op, divided_read);
+    }
+    loop_run(fixed.lab->loop);
+    cr_assert_eq(counts_of(fixed.lab).fixed_reads, CROWD);
+    for (unsigned i = 0; i < CROWD; i++)
+        cr_assert_eq(memcmp(all[i].head, fixed.wanted, HEAD), 0);
+    for (unsigned i = 0; i < SLICES; i++)
+        cr_assert_eq(memcmp(fixed.base + (size_t)i * SLICE, fixed.wanted + HEAD, SLICE), 0);
+    free(all);
+    fixed_close(&fixed);
+}
+
+struct late {
+    struct file_op op, next;
+    int into;
+    unsigned left;
+};
+
+static void late_end(struct file_op *op, struct late *late)
+{
+    if (--late->left == 0)
+        loop_stop(op->loop);
+}
+
+static void late_read(struct file_op *op)
+{
+    struct late *late = CONTAINER_OF(op, struct late, op);
+    cr_assert_eq(late->left, 1, "before there was anything to read");
+    late_end(op, late);
+}
+
+static void next_read(struct file_op *op)
+{
+    struct late *late = CONTAINER_OF(op, struct late, next);
+    file_read_hangs(&late->op);
+    cr_assert_eq(write(late->into, "late", 4), 4);
+    late_end(op, late);
+}
+
+/* A pipe with nothing in it stands for the hung mount. */
+Test(fixed, a_read_that_is_late_still_comes, .timeout = 20)
+{
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, 1);
+    int ends[2];
+    cr_assert_eq(pipe(ends), 0);
+    struct file pipe = {.fd = ends[0]};
+    struct iovec iov = {fixed.base, 4}, next = {fixed.base + 4096, SLICE - 4096};
+    struct late late = {.into = ends[1], .left = 2};
+    late.op = (struct file_op){.file = &pipe, .iov = &iov, .iov_count = 1};
+    late.next = (struct file_op){.file = &fixed.lab->file, .iov = &next, .iov_count = 1};
+    file_read_start(fixed.lab->loop, &late.op, late_read);
+    file_read_start(fixed.lab->loop, &late.next, next_read);
+    loop_run(fixed.lab->loop);
+    cr_assert_eq(counts_of(fixed.lab).fixed_reads, 2);
+    cr_assert_eq(late.op.result, 4);
+    cr_assert_eq(memcmp(fixed.base, "late", 4), 0);
+    cr_assert_eq(memcmp(fixed.base + 4096, fixed.wanted, SLICE - 4096), 0);
+    close(ends[0]);
+    close(ends[1]);
+    fixed_close(&fixed);
+}
+
+Test(fixed, not_where_it_is_forbidden_or_there_is_no_ring, .timeout = 20)
+{
+    struct loop_options both[2] = {{.forbid_ring = true}, {.forbid_fixed = true}};
+    for (unsigned i = 0; i < 2; i++) {
+        struct lab *lab = lab_open(both[i], 0);
+        char page[16];
+        cr_assert_eq(file_memory_begin(lab->loop, page, sizeof page, SLICE), -EOPNOTSUPP);
+        cr_assert_eq(file_memory_next(lab->loop), -ENOBUFS);
+        file_memory_end(lab->loop);
+        cr_assert_eq(counts_of(lab).fixed_bytes, 0);
+        lab_close(lab);
+    }
+}
+
+Test(fixed, a_kernel_that_refuses_is_said_once, .timeout = 20)
+{
+    forbid_call(__NR_io_uring_register, EINVAL);
+    struct lab *lab = lab_open((struct loop_options){0}, 0);
+    unsigned char byte = 1;
+    struct iovec iov = {&byte, 1};
+    cr_assert_eq(file_memory_begin(lab->loop, &byte, 1, SLICE), -EINVAL);
+    cr_assert(strstr(lab->logged, "level=info event=fixed_buffers_ended fixed=0 of=1 memlock="), "%s", lab->logged);
+    cr_assert_eq(run_op(lab, file_write_start, &iov, 1, 0), 1);
+    cr_assert_eq(counts_of(lab).fixed_writes, 0);
+    lab_close(lab);
+}
+
+/* From now on as one who may not lock what he likes. */
+static void lock_at_most(uint64_t bytes)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    if (geteuid() == 0) /* it is counted for each user */
+        cr_assert_eq(setreuid(100000u + (unsigned)getpid(), (uid_t)-1), 0);
+    cr_assert_eq(syscall(SYS_capget, &head, data), 0);
+    data[0].effective &= ~(1u << CAP_IPC_LOCK);
+    cr_assert_eq(syscall(SYS_capset, &head, data), 0);
+    struct rlimit most = {bytes, bytes};
+    cr_assert_eq(setrlimit(RLIMIT_MEMLOCK, &most), 0);
+}
+
+Test(fixed, the_limit_of_locked_memory_holds, .timeout = 20)
+{
+    lock_at_most(3 * SLICE + SLICE / 2);
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, 0);
+    unsigned slices = 0;
+    int err;
+    while ((err = file_memory_next(fixed.lab->loop)) == 0)
+        slices++;
+    cr_assert_eq(err, -ENOMEM);
+    cr_assert(slices >= 1 && slices <= 3, "%u", slices); /* what else this user has locked counts as well */
+    cr_assert_eq(counts_of(fixed.lab).fixed_slices, slices);
+    cr_assert(strstr(fixed.lab->logged, "event=fixed_buffers_ended"), "%s", fixed.lab->logged);
+    cr_assert(reads_fixed(&fixed, fixed.base, SLICE));
+    cr_assert_not(reads_fixed(&fixed, fixed.base + (size_t)slices * SLICE, SLICE));
+    fixed_close(&fixed);
+}
+
+/* With no such limit at all a kernel may refuse the ring itself: then there are threads. */
+Test(fixed, nothing_where_less_than_a_slice_may_be_locked, .timeout = 20)
+{
+    lock_at_most(SLICE / 2);
+    struct fixed_lab fixed = fixed_open((struct loop_options){0}, 0);
+    cr_assert_eq(file_memory_next(fixed.lab->loop), -ENOMEM);
+    cr_assert(strstr(fixed.lab->logged, "fixed=0 of=4198400 memlock=524288"), "%s", fixed.lab->logged);
+    cr_assert_not(reads_fixed(&fixed, fixed.base, SLICE));
+    fixed_close(&fixed);
 }
 
 struct turns {
