@@ -1047,6 +1047,12 @@ Test(member, seeds, .timeout = 3600)
     run_seeds(from, to);
 }
 
+/* Found by this seed: it was taken in and left out for ever, 333 times. */
+Test(member, who_dies_right_after_it_was_taken_in_is_not_taken_in_again, .timeout = 600)
+{
+    run_seeds(33658, 33658);
+}
+
 /* The judge finds what breaks the rules. */
 static void must_fail(enum bug which)
 {
