@@ -52,6 +52,16 @@ __attribute__((format(printf, 3, 4))) static void path_of(const struct files_op 
     va_end(args);
 }
 
+static void ring_path(const struct files_op *op, char out[PATH_BYTES])
+{
+    path_of(op, out, "views/ring");
+}
+
+static void view_path(const struct files_op *op, char out[PATH_BYTES])
+{
+    path_of(op, out, "views/%llu", (unsigned long long)op->number);
+}
+
 /* 0, KVD_ESHORT or -errno. `len` is a multiple of a block, `at` aligned to one. */
 static int read_at(const struct files_op *op, const char *path, uint8_t *at, uint64_t len, uint64_t offset)
 {
@@ -104,36 +114,6 @@ static int sync_folder(const struct files_op *op, const char *name)
     char path[PATH_BYTES];
     path_of(op, path, "%s", name);
     return fs_sync_dir(counts(op), path);
-}
-
-static enum member_found found_of(int err)
-{
-    switch (err) {
-    case 0:
-        return FOUND_VIEW;
-    case VIEW_EMPTY:
-        return FOUND_NOTHING;
-    case KVD_ECORRUPT:
-    case KVD_EFORMAT:
-        return FOUND_GARBLED;
-    default:
-        return FOUND_ERROR;
-    }
-}
-
-static void read_ring(struct files_op *op, const char *path)
-{
-    uint8_t *ring = aligned_alloc(BLOCK_BYTES, RING_BYTES);
-    op->err = ring ? read_at(op, path, ring, RING_BYTES, 0) : -ENOMEM;
-    op->found = op->err ? FOUND_ERROR : FOUND_NOTHING;
-    for (size_t i = 0; i < VIEW_RING_SLOTS && !op->err; i++) {
-        struct view view;
-        if (view_parse(ring + i * VIEW_BYTES, VIEW_BYTES, cluster_of(op), &view) == 0 && view.number > op->view.number) {
-            op->view = view;
-            op->found = FOUND_VIEW;
-        }
-    }
-    free(ring);
 }
 
 /* Other errors are a parser's: the bytes are there, and tell of nobody. */
@@ -210,6 +190,14 @@ static int claim_again(struct files_op *op, uint8_t *block)
     return !err && mine.random != 0 && incarnation_equal(before.name.incarnation, mine) ? sync_starts(op) : -EEXIST;
 }
 
+static void claim_next(struct files_op *op, uint8_t *block)
+{
+    op->err = claim(op, block, op->number);
+    if (op->err == -EEXIST)
+        op->err = claim_again(op, block);
+    op->claimed = !op->err ? CLAIMED : op->err == -EEXIST ? CLAIM_TAKEN : CLAIM_FAILED;
+}
+
 /* Claims that were made and left: who made them is dead if he was on this host. */
 static void claim_first(struct files_op *op, uint8_t *block)
 {
@@ -226,7 +214,7 @@ static void claim_first(struct files_op *op, uint8_t *block)
 static void make_ring(struct files_op *op)
 {
     char path[PATH_BYTES];
-    path_of(op, path, "views/ring");
+    ring_path(op, path);
     uint8_t *zeros = aligned_alloc(BLOCK_BYTES, RING_BYTES);
     op->err = zeros ? read_at(op, path, zeros, BLOCK_BYTES, 0) : -ENOMEM;
     if (op->err == -ENOENT) {
@@ -286,43 +274,109 @@ static void begin(struct files_op *op, uint8_t *block)
         op->err = 0;
 }
 
-static void act(struct files_op *op, uint8_t *block)
+/* ---- views ---- */
+
+static uint64_t slot_at(const struct files_op *op)
+{
+    return op->number % VIEW_RING_SLOTS * VIEW_BYTES;
+}
+
+static void read_ring(struct files_op *op)
 {
     char path[PATH_BYTES];
-    uint64_t offset = op->number % VIEW_RING_SLOTS * VIEW_BYTES;
+    ring_path(op, path);
+    uint8_t *ring = aligned_alloc(BLOCK_BYTES, RING_BYTES);
+    op->err = ring ? read_at(op, path, ring, RING_BYTES, 0) : -ENOMEM;
+    op->found = op->err ? FOUND_ERROR : FOUND_NOTHING;
+    for (size_t i = 0; i < VIEW_RING_SLOTS && !op->err; i++) {
+        struct view view;
+        if (view_parse(ring + i * VIEW_BYTES, VIEW_BYTES, cluster_of(op), &view) == 0 && view.number > op->view.number) {
+            op->view = view;
+            op->found = FOUND_VIEW;
+        }
+    }
+    free(ring);
+}
+
+static enum member_found found_of(int err)
+{
+    switch (err) {
+    case 0:
+        return FOUND_VIEW;
+    case VIEW_EMPTY:
+        return FOUND_NOTHING;
+    case KVD_ECORRUPT:
+    case KVD_EFORMAT:
+        return FOUND_GARBLED;
+    default:
+        return FOUND_ERROR;
+    }
+}
+
+static void read_one(struct files_op *op, uint8_t *block, const char *path, uint64_t offset)
+{
+    op->err = read_at(op, path, block, VIEW_BYTES, offset);
+    if (!op->err)
+        op->err = view_parse(block, VIEW_BYTES, cluster_of(op), &op->view);
+    op->found = found_of(op->err);
+}
+
+static void read_slot(struct files_op *op, uint8_t *block)
+{
+    char path[PATH_BYTES];
+    ring_path(op, path);
+    read_one(op, block, path, slot_at(op));
+}
+
+static void read_view(struct files_op *op, uint8_t *block)
+{
+    char path[PATH_BYTES];
+    view_path(op, path);
+    read_one(op, block, path, 0);
+    if (op->err == -ENOENT)
+        op->found = FOUND_NOTHING;
+}
+
+static void link_view(struct files_op *op, uint8_t *block)
+{
+    char path[PATH_BYTES];
+    view_path(op, path);
+    op->err = view_build(block, cluster_of(op), &op->view);
+    if (!op->err)
+        op->err = publish(op, path, block, VIEW_BYTES);
+    if (!op->err)
+        op->err = sync_folder(op, "views");
+    op->linked = !op->err ? LINKED : op->err == -EEXIST ? LINK_TAKEN : LINK_UNKNOWN;
+}
+
+static void write_slot(struct files_op *op, uint8_t *block)
+{
+    char path[PATH_BYTES];
+    ring_path(op, path);
+    op->err = view_build(block, cluster_of(op), &op->view);
+    if (!op->err)
+        op->err = write_at(op, path, block, slot_at(op));
+}
+
+/* ---- one of these ---- */
+
+static void act(struct files_op *op, uint8_t *block)
+{
     switch (op->act) {
     case MEMBER_READ_RING:
-        path_of(op, path, "views/ring");
-        read_ring(op, path);
+        read_ring(op);
         break;
     case MEMBER_READ_SLOT:
-        path_of(op, path, "views/ring");
-        op->err = read_at(op, path, block, VIEW_BYTES, offset);
-        if (!op->err)
-            op->err = view_parse(block, VIEW_BYTES, cluster_of(op), &op->view);
-        op->found = found_of(op->err);
+        read_slot(op, block);
         break;
     case MEMBER_LINK:
-        path_of(op, path, "views/%llu", (unsigned long long)op->number);
-        op->err = view_build(block, cluster_of(op), &op->view);
-        if (!op->err)
-            op->err = publish(op, path, block, VIEW_BYTES);
-        if (!op->err)
-            op->err = sync_folder(op, "views");
-        op->linked = !op->err ? LINKED : op->err == -EEXIST ? LINK_TAKEN : LINK_UNKNOWN;
+        link_view(op, block);
         break;
     case MEMBER_READ_VIEW:
-        path_of(op, path, "views/%llu", (unsigned long long)op->number);
-        op->err = read_at(op, path, block, VIEW_BYTES, 0);
-        if (!op->err)
-            op->err = view_parse(block, VIEW_BYTES, cluster_of(op), &op->view);
-        op->found = op->err == -ENOENT ? FOUND_NOTHING : found_of(op->err);
+        read_view(op, block);
         break;
     case MEMBER_WRITE_SLOT:
-        path_of(op, path, "views/ring");
-        op->err = view_build(block, cluster_of(op), &op->view);
-        if (!op->err)
-            op->err = write_at(op, path, block, offset);
+        write_slot(op, block);
         break;
     case MEMBER_WRITE_ALIVE:
         write_alive(op, block);
@@ -331,10 +385,7 @@ static void act(struct files_op *op, uint8_t *block)
         read_alive(op, block, op->id);
         break;
     case MEMBER_CLAIM:
-        op->err = claim(op, block, op->number);
-        if (op->err == -EEXIST)
-            op->err = claim_again(op, block);
-        op->claimed = !op->err ? CLAIMED : op->err == -EEXIST ? CLAIM_TAKEN : CLAIM_FAILED;
+        claim_next(op, block);
         break;
     case MEMBER_SEND:
         break;
