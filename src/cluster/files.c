@@ -87,14 +87,37 @@ static int write_at(const struct files_op *op, const char *path, const uint8_t *
     return err ? err : close_err;
 }
 
-/* Write a file whole, and give it its name if nobody has: 0, -EEXIST (it is somebody's), or another errno: it may have the name or not. */
-static int publish(const struct files_op *op, const char *path, const uint8_t *at, uint64_t len)
+/* A mark of what this host's lock on the folder covers: this boot of the machine, this mount. */
+static int host_mark(struct files_op *op)
+{
+    char path[PATH_BYTES];
+    path_of(op, path, "%s", op->files.id);
+    uint8_t mark[BOOT_MARK_BYTES + 8];
+    struct fs_dir_info info;
+    int err = loop_boot_mark(mark);
+    if (!err)
+        err = fs_dir_info(counts(op), path, &info);
+    if (err)
+        return err;
+    put_le64(mark + BOOT_MARK_BYTES, info.device);
+    XXH128_hash_t hash = XXH3_128bits(mark, sizeof mark);
+    put_le64(op->host, hash.low64);
+    put_le64(op->host + 8, hash.high64);
+    return 0;
+}
+
+/* Write a file whole, and give it its name if nobody has: 0, -EEXIST (it is somebody's), or another errno: it may have the name or not.
+ * Until then it has one that no other host's process uses, whose file would be linked else. */
+static int publish(struct files_op *op, const char *path, const uint8_t *at, uint64_t len)
 {
     char temp[PATH_BYTES + 80];
-    snprintf(temp, sizeof temp, "%s.%s.tmp", path, op->files.id);
+    int err = bytes_are_zero(op->host, sizeof op->host) ? host_mark(op) : 0;
+    if (err)
+        return err;
+    snprintf(temp, sizeof temp, "%s.%s-%016llx.tmp", path, op->files.id, (unsigned long long)get_le64(op->host));
     (void)fs_unlink(counts(op), temp);
     struct file file;
-    int err = fs_open(counts(op), &file, temp, FS_CREATE);
+    err = fs_open(counts(op), &file, temp, FS_CREATE);
     if (err)
         return err == -EEXIST ? -EAGAIN : err;
     err = fs_write(counts(op), &file, at, len, 0);
@@ -235,25 +258,6 @@ static void make_alive(struct files_op *op, uint8_t *block)
     memset(block, 0, ALIVE_BYTES);
     op->err = publish(op, path, block, ALIVE_BYTES);
     op->err = op->err == -EEXIST ? 0 : op->err;
-}
-
-/* A mark of what this host's lock on the folder covers: this boot of the machine, this mount. */
-static int host_mark(struct files_op *op)
-{
-    char path[PATH_BYTES];
-    path_of(op, path, "%s", op->files.id);
-    uint8_t mark[BOOT_MARK_BYTES + 8];
-    struct fs_dir_info info;
-    int err = loop_boot_mark(mark);
-    if (!err)
-        err = fs_dir_info(counts(op), path, &info);
-    if (err)
-        return err;
-    put_le64(mark + BOOT_MARK_BYTES, info.device);
-    XXH128_hash_t hash = XXH3_128bits(mark, sizeof mark);
-    put_le64(op->host, hash.low64);
-    put_le64(op->host + 8, hash.high64);
-    return 0;
 }
 
 static void begin(struct files_op *op, uint8_t *block)

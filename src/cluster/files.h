@@ -33,7 +33,7 @@ struct files_op {
     files_fn fn;
     void *owner;
     enum files_what what;
-    uint8_t host[16];
+    uint8_t host[16]; /* a mark of what this host's lock on the folder covers; zeros: not known yet */
     uint64_t started_us;
     /* asked */
     enum member_act act;

@@ -46,10 +46,43 @@ WRAP(int64_t, fs_read, (struct loop * loop, const struct file *file, void *buf, 
 WRAP(int, fs_write, (struct loop * loop, const struct file *file, const void *buf, uint64_t len, uint64_t offset),
      (loop, file, buf, len, offset))
 WRAP(int, fs_sync, (struct loop * loop, const struct file *file), (loop, file))
-WRAP(int, fs_unlink, (struct loop * loop, const char *path), (loop, path))
-WRAP(int, fs_link, (struct loop * loop, const char *from, const char *to), (loop, from, to))
 WRAP(int, fs_sync_dir, (struct loop * loop, const char *path), (loop, path))
 WRAP(int, fs_make_dirs, (struct loop * loop, const char *path), (loop, path))
+
+static void (*before_link)(void); /* once */
+static bool stops_at_link;        /* the next one does not come to it, as one whose process stands still */
+static bool stopped;              /* nor to what it does behind that */
+
+int __real_fs_link(struct loop *loop, const char *from, const char *to);
+int __wrap_fs_link(struct loop *loop, const char *from, const char *to);
+int __wrap_fs_link(struct loop *loop, const char *from, const char *to)
+{
+    void (*hook)(void) = before_link;
+    before_link = NULL;
+    if (hook)
+        hook();
+    if (stops_at_link) {
+        stops_at_link = false;
+        stopped = true;
+        return -EIO;
+    }
+    bool fails = fault_now();
+    int err = fails && !fault_happens ? -EIO : __real_fs_link(loop, from, to);
+    return fails ? -EIO : err;
+}
+
+int __real_fs_unlink(struct loop *loop, const char *path);
+int __wrap_fs_unlink(struct loop *loop, const char *path);
+int __wrap_fs_unlink(struct loop *loop, const char *path)
+{
+    if (stopped) {
+        stopped = false;
+        return -EIO;
+    }
+    bool fails = fault_now();
+    int err = fails && !fault_happens ? -EIO : __real_fs_unlink(loop, path);
+    return fails ? -EIO : err;
+}
 
 /* An open that says EIO leaves no file open, whatever it did. */
 int __real_fs_open(struct loop *loop, struct file *file, const char *path, unsigned flags);
@@ -291,6 +324,42 @@ Test(cluster_files, the_first_start_is_the_first_that_is_free)
     place_close(&place);
 }
 
+/* ---- two processes of one id, on two hosts ---- */
+
+static struct place twins;
+
+static void the_other_stops_before_its_link(void)
+{
+    struct place there = {.loop = NULL};
+    struct loop_options options = {.forbid_ring = true, .io_threads = 1, .job_threads = 1};
+    cr_assert_eq(loop_new(&there.loop, &options, &quiet), 0);
+    memcpy(there.dir, twins.dir, sizeof there.dir);
+    struct files_op *op = publish_of(&there, "n1", MEMBER_LINK, 1);
+    op->host[0] = 2;
+    snprintf(op->view.proposer, sizeof op->view.proposer, "other");
+    stops_at_link = true;
+    op_run(&there, op);
+    cr_assert_eq(op->linked, LINK_UNKNOWN);
+    files_free(op);
+    loop_free(there.loop);
+}
+
+/* Each has a file of its own before it has the name. */
+Test(cluster_files, what_has_the_name_is_what_was_to_have_it)
+{
+    char by[NODE_ID_MAX + 1];
+    place_open(&twins);
+    cr_assert_eq(begin(&twins, "n1"), 0);
+    struct files_op *op = publish_of(&twins, "n1", MEMBER_LINK, 1);
+    before_link = the_other_stops_before_its_link;
+    op_run(&twins, op);
+    cr_assert_eq(op->linked, LINKED);
+    cr_assert_eq(find(&twins, MEMBER_READ_VIEW, 1, by), FOUND_VIEW);
+    cr_assert_str_eq(by, "n1");
+    files_free(op);
+    place_close(&twins);
+}
+
 /* ---- one operation fails ---- */
 
 static bool link_fails(unsigned k)
@@ -299,6 +368,7 @@ static bool link_fails(unsigned k)
     char by[NODE_ID_MAX + 1];
     place_open(&place);
     cr_assert_eq(begin(&place, "n1"), 0);
+    cr_assert_eq(begin(&place, "n2"), 0);
     struct files_op *op = publish_of(&place, "n1", MEMBER_LINK, 1);
     bool fired = op_fails(&place, op, k);
     cr_assert_neq(op->linked, LINK_TAKEN, "operation %u", k);
