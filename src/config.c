@@ -322,6 +322,8 @@ static int check_peers(const struct config *config, char *why, size_t why_len)
         return fail(why, why_len, "peers needs advertise HOST:PORT, not \"%.100s\"", config->advertise);
     if (config->cluster_token_file[0] == '\0')
         return fail(why, why_len, "peers needs cluster-token-file");
+    if (config->segment_size == 0)
+        return fail(why, why_len, "peers needs segments: segment-size must not be 0");
     if (config->dead_after < 2 * config->lease_time)
         return fail(why, why_len, "dead-after must be at least twice lease-time");
     return 0;

@@ -71,6 +71,7 @@ static void pump(struct task *task)
             disk_raise_maybe(disk);
             disk_heal_pump(disk);
         }
+        disk_kill_pages_pump(disk);
         segments_pump(disk);
         segments_unlink_pump(disk);
     }
@@ -133,6 +134,7 @@ static void lists_init(struct disk *disk)
     list_init(&disk->late_syncs);
     list_init(&disk->kills);
     list_init(&disk->kills_running);
+    list_init(&disk->kill_pages);
     task_init(&disk->pump, disk->loop, pump);
     task_init(&disk->announce, disk->loop, disk_announce);
 }
@@ -159,6 +161,7 @@ int disk_new(struct disk **out, struct loop *loop, const struct log *log, const 
     disk->events = *events;
     disk->arg = arg;
     disk->started_ms = loop_now_ms(loop);
+    disk->keep_kills = config->keep_kills;
     disk->version = loop_wall_ms(loop) << 16;
     disk->state = config->dir ? DISK_OPENING : DISK_OFF;
     lists_init(disk);
@@ -337,6 +340,35 @@ bool disk_versions_jumped(const struct disk *disk)
     return disk->jumped;
 }
 
+static int versions_known(const struct disk *disk)
+{
+    if (disk->state == DISK_OFF)
+        return KVD_EOFF;
+    return disk->state == DISK_OPENING ? KVD_EBUSY : 0;
+}
+
+int disk_give_version(struct disk *disk, uint64_t *version)
+{
+    int err = versions_known(disk);
+    if (!err && disk->version >= disk->ceiling) {
+        disk_post(disk); /* it tries again to raise that */
+        err = KVD_EBUSY;
+    }
+    if (!err)
+        *version = disk_next_version(disk);
+    return err;
+}
+
+int disk_raise_version(struct disk *disk, uint64_t floor)
+{
+    int err = floor > DISK_VERSION_MOST ? KVD_EUSAGE : versions_known(disk);
+    if (err)
+        return err;
+    disk->version = max_u64(disk->version, floor);
+    disk_post(disk);
+    return 0;
+}
+
 /* ---- durability ---- */
 
 uint64_t disk_timeout_ms(const struct disk *disk)
@@ -418,6 +450,19 @@ int disk_sync_all_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn 
     return 0;
 }
 
+enum disk_synced disk_synced(const struct disk_where *where)
+{
+    const struct segment *segment = where->segment;
+    const struct appender *appender = segment->appender;
+    uint64_t end = ((uint64_t)where->block + where->blocks) * BLOCK_BYTES;
+    if (segment->objects)
+        return DISK_SYNCED;
+    if (segment->sync_failed)
+        return DISK_UNSURE;
+    bool known = appender ? end <= appender->durable : segment->state != SEGMENT_RECOVERING;
+    return known ? DISK_SYNCED : DISK_NOT_SYNCED;
+}
+
 int disk_seal_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn)
 {
     int err = sync_allowed(disk);
@@ -483,6 +528,11 @@ uint64_t segment_sequence(const struct segment *segment)
 uint64_t segment_created_ms(const struct segment *segment)
 {
     return segment->head.created_ms;
+}
+
+const uint8_t *segment_id(const struct segment *segment)
+{
+    return segment->head.id;
 }
 
 const char *segment_state_name(const struct segment *segment)

@@ -47,6 +47,7 @@ struct disk_config {
     uint64_t read_split_bytes; /* reads are split into pieces of this size; a multiple of 256 KiB */
     uint64_t timeout_ms;       /* what takes longer has failed, as far as anybody waits for it; 0: 5 s */
     const char *require_fs;    /* type of file system that the directory must be on, as mountinfo has it; NULL or "": any */
+    bool keep_kills; /* the remove log speaks for other folders, too: what it says of keys stays, though no record here is so old */
 };
 
 /* A record found at start. Spans are borrowed for the call. */
@@ -114,6 +115,15 @@ const char *disk_trouble(const struct disk *disk);
 uint64_t disk_next_version(struct disk *disk);
 bool disk_versions_jumped(const struct disk *disk);
 
+/* Where versions are given to other nodes, or come from them. They are below this, so that counting never ends. */
+#define DISK_VERSION_MOST ((uint64_t)1 << 62)
+/* The next version, if it is below the ceiling that is durable already: no restart gives it again. 0, KVD_EBUSY (the ceiling is not known
+ * yet, or on its way up), KVD_EOFF. */
+int disk_give_version(struct disk *disk, uint64_t *version);
+/* Those that follow are above `floor`, and the ceiling is on its way there. 0; KVD_EBUSY (not open yet) and KVD_EOFF: nothing happened;
+ * KVD_EUSAGE: above DISK_VERSION_MOST. */
+int disk_raise_version(struct disk *disk, uint64_t floor);
+
 /* ---- writing ---- */
 
 struct disk_write;
@@ -171,6 +181,10 @@ struct disk_sync {
 int disk_sync_start(struct disk *disk, struct disk_sync *sync, const struct disk_where *where, disk_sync_fn fn);
 /* fn(0) when every record whose write had completed before this call is synced. */
 int disk_sync_all_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
+/* Would the record at `where`, whose write is complete, survive a power cut? UNSURE: it may, but a sync of its file has failed, and
+ * no other will tell. */
+enum disk_synced { DISK_SYNCED, DISK_NOT_SYNCED, DISK_UNSURE };
+enum disk_synced disk_synced(const struct disk_where *where);
 /* End the open segment: index, cut, sync. fn(0) at once if there is none. */
 int disk_seal_start(struct disk *disk, struct disk_sync *sync, disk_sync_fn fn);
 
@@ -208,6 +222,30 @@ void disk_kill_missed(struct disk *disk, const struct disk_kill *kill);
 /* Might a kill that is not on stable storage yet name this key (false positives allowed)? Then a new put of it must wait for a kill of its
  * own before it is shown, or a crash could bring the old one back over it. */
 bool disk_kill_pending(const struct disk *disk, struct span key);
+
+/* Where one is in what the logs say; all zero: at the beginning. It is good for as long as the folder, from one process to the next: what
+ * was merged with other logs meanwhile is told again. */
+struct disk_kill_cursor {
+    uint64_t log, id, offset, frame, entry;
+};
+struct disk_kill_page;
+typedef void (*disk_kill_page_fn)(struct disk_kill_page *page, int err);
+struct disk_kill_page {
+    /* set by the caller */
+    struct disk_kill_cursor cursor; /* before fn(0): where to go on */
+    uint32_t limit;                 /* at least 1 */
+    /* set before fn(0); they are gone when it returns */
+    const struct log_entry *kills;
+    uint32_t count;
+    bool at_end; /* there are no more at the moment */
+    /* the tier's */
+    disk_kill_page_fn fn;
+    struct list link;
+};
+/* Read what the remove log says of keys, prefixes and all, from `cursor` on: up to `limit` of them, as they were logged, one name perhaps
+ * several times. All whose fn(0) has run before this call are there, until at_end. Returns 0, KVD_EOFF, KVD_ECLOSING.
+ * fn's err: KVD_ECORRUPT, KVD_ESHORT, -errno: what a log says cannot be read; KVD_EOFF, KVD_ECLOSING. */
+int disk_kill_page_start(struct disk *disk, struct disk_kill_page *page, disk_kill_page_fn fn);
 
 /* ---- reading ---- */
 
@@ -251,6 +289,8 @@ uint64_t segment_bytes(const struct segment *segment);
 /* The number that it is named by, from 1; its birth, by the wall clock; "open", "sealed" and the like, static. */
 uint64_t segment_sequence(const struct segment *segment);
 uint64_t segment_created_ms(const struct segment *segment);
+/* DISK_ID_BYTES: no other file has them. */
+const uint8_t *segment_id(const struct segment *segment);
 const char *segment_state_name(const struct segment *segment);
 
 /* Walk the segments, oldest first: NULL gives the first; NULL at the end. */

@@ -27,7 +27,10 @@ enum {
     WRITE_ATTEMPTS = 2,
     VERSION_STEP = 1 << 20, /* how far ahead the ceiling is kept; raised at half of it */
     LOG_ROTATE_BYTES = 4 << 20,
-    COMPACT_GROUP_BYTES = 16 << 20, /* of closed logs that are merged at a time */
+    COMPACT_GROUP_BYTES = 16 << 20,    /* of closed logs that are merged at a time */
+    KILL_PAGE_WINDOW_BYTES = 1 << 20,  /* of a log that is read at a time: a frame fits, both copies */
+    KILL_PAGE_MOST = 4096,             /* kills on a page, */
+    KILL_PAGE_NAMES_BYTES = 256 << 10, /* and bytes of their names */
     PENDING_FILTER = 4096,
     FOUND_A_TURN = 64,
     RECOVERERS = 4, /* segments that are read at a time at start */
@@ -243,6 +246,9 @@ struct disk {
     bool rotating; /* a new log is being made */
     struct closed_logs closed_logs;
     bool compact_due, compacting;
+    bool keep_kills;
+    struct list kill_pages; /* struct disk_kill_page: that wait for a compaction to end */
+    uint32_t pages_reading; /* till they have ended, none begins */
 
     /* start */
     struct kill_map *dead_log;  /* what the remove log said; until recovery has ended */
@@ -356,6 +362,10 @@ void disk_compact_pump(struct disk *disk);
 int closed_logs_add(struct closed_logs *logs, const struct closed_log *closed);
 /* The log that was just made is the one that is appended to. */
 void disk_log_begin(struct disk *disk, const struct file *file, const uint8_t id[DISK_ID_BYTES], uint64_t sequence);
+
+/* ---- disk_kill_page.c ---- */
+/* Go on with those that wait; or end them. */
+void disk_kill_pages_pump(struct disk *disk);
 
 /* ---- disk_read.c ---- */
 /* Nobody waits for this read any more: it is not to hold up others. True: all its bytes have come. */

@@ -533,15 +533,17 @@ static struct compact *compact_new(struct disk *disk)
     count += ids_collect(&disk->stuck, compact->ids + count, &all_known);
     compact->disk = disk;
     disk_place_of(disk, &compact->place);
-    compact->needs = (struct log_needs){
-        .min_version = versions_floor(disk), .segments = compact->ids, .segment_count = count, .keep_all_segments = !all_known};
+    compact->needs = (struct log_needs){.min_version = disk->keep_kills ? 0 : versions_floor(disk),
+                                        .segments = compact->ids,
+                                        .segment_count = count,
+                                        .keep_all_segments = !all_known};
     return compact;
 }
 
 /* Only when every file is known: before, any version may be out there. */
 void disk_compact_pump(struct disk *disk)
 {
-    if (!disk->compact_due || disk->compacting || disk->state != DISK_ON || disk->closing)
+    if (!disk->compact_due || disk->compacting || disk->pages_reading > 0 || disk->state != DISK_ON || disk->closing)
         return;
     disk->compact_due = false;
     struct compact *compact = disk->closed_logs.count > 0 ? compact_new(disk) : NULL;

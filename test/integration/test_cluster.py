@@ -198,6 +198,7 @@ def test_settings_that_do_not_go_together(cluster):
     for name in ("localhost:1", "a b:1", "127.0.0.1 :1"):
         assert "numeric" in refuses("--peers", "auto", "--advertise", name, "--cluster-token-file", token)
     assert "cluster-token-file" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1")
+    assert "segment-size" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1", "--cluster-token-file", token, "--segment-size", "0")
     assert "not an ordinary file" in refuses("--peers", "auto", "--advertise", "127.0.0.1:1", "--cluster-token-file", str(cluster.dir))
     assert "auto" in refuses("--peers", "all", "--advertise", "127.0.0.1:1", "--cluster-token-file", token)
     assert "go with peers" in refuses("--advertise", "127.0.0.1:1")

@@ -299,6 +299,7 @@ void rig_open_start(struct rig *rig)
         .segment_bytes = rig->segment_bytes,
         .read_split_bytes = rig->read_split_bytes,
         .unlink_delay_ms = rig->unlink_delay_ms,
+        .keep_kills = rig->keep_kills,
     };
     CHECK(disk_new(&rig->disk, rig->loop, &rig->log, &config, &events, rig) == 0);
 }

@@ -35,7 +35,7 @@ struct rig {
     struct pool *pool;
     struct disk *disk;
     uint64_t limit_bytes, segment_bytes, read_split_bytes, unlink_delay_ms, timeout_ms;
-    bool forbid_ring;
+    bool forbid_ring, keep_kills;
     const char *node;  /* NULL: "node1" */
     bool give_up;      /* on `full`: give up the oldest sealed segment */
     bool unlink_later; /* keep a segment whose kill is durable until rig_unlink() */

@@ -369,6 +369,12 @@ Test(config, what_makes_no_sense_together_is_found)
     expect_bad("probe", "yes", "segment-size 0");
     expect_bad("read-split", "300k", "read-split");
     begin();
+    cr_assert_eq(set("peers", "auto") + set("advertise", "127.0.0.1:1") + set("cluster-token-file", "token"), 0);
+    cr_assert_eq(config_check(&config, why, sizeof why), 0, "%s", why);
+    cr_assert_eq(set("segment-size", "0"), 0);
+    cr_assert_eq(config_check(&config, why, sizeof why), KVD_EUSAGE);
+    cr_assert_not_null(strstr(why, "segment-size"), "%s", why);
+    begin();
     cr_assert_eq(set("listen", "[::1]:0") + set("disk", "1g") + set("node", "Node-1_a.b"), 0);
     cr_assert_eq(config_check(&config, why, sizeof why), 0, "%s", why);
 }
