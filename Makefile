@@ -161,6 +161,9 @@ LDFLAGS_test_expire := -Wl,--wrap=loop_wall_ms,--wrap=loop_now_us,--wrap=malloc
 LDFLAGS_test_session := -Wl,--wrap=conn_sent_bytes,--wrap=conn_unsent_bytes,--wrap=conn_received_bytes,--wrap=conn_peer_text,--wrap=conn_close \
     -Wl,--wrap=store_owner_end,--wrap=task_cancel
 
+# The kernel has no memory for a notice, or is late with it, when a test says so.
+LDFLAGS_test_conn := -Wl,--wrap=sendmsg,--wrap=recvmsg,--wrap=setsockopt
+
 # What breaks the rules of views must be found.
 LDFLAGS_test_member := -Wl,--wrap=rule_wait_us,--wrap=rule_lease_end,--wrap=rule_may_promise,--wrap=rivals_add
 

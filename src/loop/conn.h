@@ -1,7 +1,8 @@
 /* conn.h - TCP listeners and connections that receive into the owner's memory and send from it.
  *
  * Owns:    the socket. A `struct conn` is the loop's heap from accept until the close callback has run.
- * Borrows: memory named by `room` until the next call of `received`, and what `conn_send` was given until its fn.
+ * Borrows: memory named by `room` until the next call of `received`, and what `conn_send` was given until its fn: with
+ *          loop_options.zero_copy_sends the kernel reads it so long, and it must not change.
  * Not its: frames, keys, limits.
  * Thread:  the loop's.
  */
@@ -60,14 +61,18 @@ void conn_start(struct conn *conn, const struct conn_events *events, void *owner
 void conn_resume(struct conn *conn);
 
 struct conn_send;
-/* err: 0 when the kernel has taken every byte; -ECANCELED when the conn was closed before; or why sending failed. */
+/* err: 0 when the kernel has taken every byte, and looks at none any more; -ECANCELED when the conn was closed before; or why sending
+ * failed. In the order in which they were queued. */
 typedef void (*conn_send_fn)(struct conn_send *send, int err);
 struct conn_send {
     struct iovec *iov; /* borrowed until fn, and used up by it; up to 1,024 entries go in one system call */
     unsigned iov_count;
     conn_send_fn fn;
-    struct list link; /* the conn's */
+    struct list link; /* the conn's, like all that follows */
     bool done;
+    bool large;         /* enough not to be copied */
+    bool lent;          /* some of it was not: up to */
+    uint32_t last_call; /* this one (lending_impl.h) */
     int err;
 };
 /* Queue bytes behind those queued before. They leave at the end of this turn, gathered with others of this conn into as
@@ -78,7 +83,9 @@ void conn_send(struct conn *conn, struct conn_send *send, conn_send_fn fn);
 /* Shut down the sending side once what is queued has left. Receiving goes on. */
 void conn_shutdown(struct conn *conn);
 
-/* Close. Pending sends end with -ECANCELED, then `fn` runs; no other callback runs for the conn from this call on. Once. */
+/* Close. Pending sends end with -ECANCELED, then `fn` runs; no other callback runs for the conn from this call on. Once. While the kernel
+ * still reads bytes of a send, the connection is reset, what the peer has not taken is lost, and all of this comes when the kernel is done
+ * with them, however long that takes. */
 typedef void (*conn_closed_fn)(void *owner);
 void conn_close(struct conn *conn, conn_closed_fn fn, void *owner);
 
@@ -86,9 +93,19 @@ void conn_close(struct conn *conn, conn_closed_fn fn, void *owner);
 enum { CONN_PEER_BYTES = 64 };
 void conn_peer_text(const struct conn *conn, char out[CONN_PEER_BYTES]);
 
-/* Bytes queued and not yet taken by the kernel; total bytes taken so far; total received. */
+/* Bytes queued and not yet sent: not taken by the kernel, or taken and still read by it; total bytes sent so far; total received. */
 uint64_t conn_unsent_bytes(const struct conn *conn);
 uint64_t conn_sent_bytes(const struct conn *conn);
 uint64_t conn_received_bytes(const struct conn *conn);
+
+/* Sends without a copy, on all connections of the loop; zero where loop_options.zero_copy_sends is not set. */
+struct conns_figures {
+    uint64_t zero_copy_sends, zero_copy_bytes; /* system calls that took bytes so */
+    uint64_t zero_copy_copied;                 /* of these: the kernel says that it copied after all */
+    uint64_t zero_copy_fallbacks;              /* further ones, as large, that copied: the kernel had no room for another notice */
+    uint64_t zero_copy_lent_bytes;             /* that the kernel reads now */
+};
+/* Any thread. */
+void conns_figures(const struct loop *loop, struct conns_figures *out);
 
 #endif

@@ -90,6 +90,7 @@ int loop_new(struct loop **out, const struct loop_options *options, const struct
         goto fail_loop;
     loop_init_handles(loop);
     loop->locked = options->locked;
+    loop->zero_copy_sends = options->zero_copy_sends;
     err = share_init(loop);
     if (err)
         goto fail_handles;

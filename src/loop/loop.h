@@ -33,6 +33,7 @@ struct loop_options {
     bool forbid_fixed;    /* fix no memory (file.h) */
     bool conns_only;      /* no jobs and no file operations: a loop for connections, timers and tasks */
     bool locked;          /* it has a lock, and other threads use it, too; it takes no connections */
+    bool zero_copy_sends; /* large sends of its connections are not copied, where the kernel has that */
 };
 
 /* Make a loop. Tries io_uring; where that is refused, file operations run on threads and the log says so once

@@ -13,6 +13,7 @@
 #include <uv.h>
 
 #include "loop/file_impl.h"
+#include "loop/lending_impl.h"
 #include "loop/loop.h"
 #include "loop/workers_impl.h"
 
@@ -50,6 +51,9 @@ struct loop {
     struct list dirty_conns; /* to be flushed before the next poll */
     unsigned open_conns;     /* closed fn not yet run */
     unsigned open_listeners; /* not yet closed */
+    bool zero_copy_sends;
+    bool zero_copy_refused; /* and said so */
+    struct lending_figures lending;
 
     struct workers jobs;
     struct file_io files;

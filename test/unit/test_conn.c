@@ -21,6 +21,21 @@
 
 enum { MIB = 1 << 20 };
 
+/* Tests that do not care how bytes leave are run both ways. */
+static bool zero_copy;
+#define BOTH_WAYS(name, ...)           \
+    static void name(void);            \
+    Test(conn, name, __VA_ARGS__)      \
+    {                                  \
+        name();                        \
+    }                                  \
+    Test(zero_copy, name, __VA_ARGS__) \
+    {                                  \
+        zero_copy = true;              \
+        name();                        \
+    }                                  \
+    static void name(void)
+
 /* The byte at `at` of every stream in here. */
 static unsigned char stream_byte(uint64_t at)
 {
@@ -228,7 +243,7 @@ static void host_accepted(void *arg, struct conn *conn)
 
 static void host_init(struct host *host, void (*on_accept)(struct guest *guest))
 {
-    struct loop_options options = {.job_threads = 1, .forbid_ring = true, .io_threads = 1};
+    struct loop_options options = {.job_threads = 1, .forbid_ring = true, .io_threads = 1, .zero_copy_sends = zero_copy};
     *host = (struct host){.on_accept = on_accept};
     cr_assert_eq(loop_new(&host->loop, &options, &quiet), 0);
     cr_assert_eq(listener_open(&host->listener, host->loop, "127.0.0.1", 0, 100, host_accepted, host), 0);
@@ -369,7 +384,7 @@ static void run_echo(void (*on_accept)(struct guest *guest), uint64_t bytes)
     host_fini(&host);
 }
 
-Test(conn, echo_of_much, .timeout = 60)
+BOTH_WAYS(echo_of_much, .timeout = 60)
 {
     run_echo(echo_accept, 24 * MIB + 13);
 }
@@ -434,7 +449,7 @@ static int host_with_one(struct host *host)
     return fd;
 }
 
-Test(conn, many_small_sends_leave_in_order, .timeout = 20)
+BOTH_WAYS(many_small_sends_leave_in_order, .timeout = 20)
 {
     enum { COUNT = 5000, LEN = 37 };
     struct host host;
@@ -468,7 +483,7 @@ Test(conn, many_small_sends_leave_in_order, .timeout = 20)
     host_fini(&host);
 }
 
-Test(conn, a_peer_that_reads_late_costs_nothing_meanwhile, .timeout = 60)
+BOTH_WAYS(a_peer_that_reads_late_costs_nothing_meanwhile, .timeout = 60)
 {
     enum { LEN = 40 * MIB };
     struct host host;
@@ -501,7 +516,7 @@ Test(conn, a_peer_that_reads_late_costs_nothing_meanwhile, .timeout = 60)
     host_fini(&host);
 }
 
-Test(conn, a_reset_ends_sends_even_when_nothing_is_read, .timeout = 20)
+BOTH_WAYS(a_reset_ends_sends_even_when_nothing_is_read, .timeout = 20)
 {
     enum { LEN = 40 * MIB };
     struct host host;
@@ -570,7 +585,7 @@ static void on_meter(struct task *task)
     task_post(task);
 }
 
-Test(conn, one_turn_moves_about_a_mebibyte_each_way, .timeout = 30)
+BOTH_WAYS(one_turn_moves_about_a_mebibyte_each_way, .timeout = 30)
 {
     enum { LEN = 40 * MIB };
     struct host host;
@@ -746,17 +761,17 @@ static void run_close_case(void (*room)(struct guest *), void (*received)(struct
     host_fini(&host);
 }
 
-Test(conn, closed_from_inside_room, .timeout = 20)
+BOTH_WAYS(closed_from_inside_room, .timeout = 20)
 {
     run_close_case(close_in_room, NULL, NULL);
 }
 
-Test(conn, closed_from_inside_received, .timeout = 20)
+BOTH_WAYS(closed_from_inside_received, .timeout = 20)
 {
     run_close_case(NULL, close_in_received, NULL);
 }
 
-Test(conn, closed_from_inside_ended, .timeout = 20)
+BOTH_WAYS(closed_from_inside_ended, .timeout = 20)
 {
     run_close_case(NULL, NULL, close_in_room);
 }
@@ -779,7 +794,7 @@ static void close_in_sent(struct conn_send *send, int err)
     parcel_send(&closer->third, guest, "late", 4);
 }
 
-Test(conn, closed_from_inside_a_sends_fn_and_sent_on_after_that, .timeout = 20)
+BOTH_WAYS(closed_from_inside_a_sends_fn_and_sent_on_after_that, .timeout = 20)
 {
     enum { LEN = 40 * MIB };
     struct host host;
@@ -826,7 +841,7 @@ Test(conn, closed_without_having_been_started, .timeout = 20)
     host_fini(&host);
 }
 
-Test(conn, shut_down_once_all_has_left_and_still_receiving, .timeout = 30)
+BOTH_WAYS(shut_down_once_all_has_left_and_still_receiving, .timeout = 30)
 {
     enum { LEN = 20 * MIB };
     struct host host;
@@ -859,6 +874,406 @@ Test(conn, shut_down_once_all_has_left_and_still_receiving, .timeout = 30)
     host_close_all(&host);
     close(fd);
     free(bytes);
+    host_fini(&host);
+}
+
+/* ---- sends that are not copied ---- */
+
+static bool notices_withheld;
+static unsigned every_nth_enobufs; /* 0: none */
+static size_t call_most = SIZE_MAX;
+static bool zero_copy_unknown;
+static unsigned zero_copy_calls, enobufs_count, error_queue_looks;
+
+ssize_t __real_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags);
+ssize_t __real_recvmsg(int fd, struct msghdr *msg, int flags);
+ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags);
+int __real_setsockopt(int fd, int level, int name, const void *value, socklen_t len);
+int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t len);
+
+ssize_t __wrap_sendmsg(int fd, const struct msghdr *msg, int flags)
+{
+    struct iovec first = msg->msg_iov[0];
+    struct msghdr less = *msg;
+    if (!(flags & MSG_ZEROCOPY))
+        return __real_sendmsg(fd, msg, flags);
+    zero_copy_calls++;
+    if (every_nth_enobufs > 0 && zero_copy_calls % every_nth_enobufs == 0) {
+        enobufs_count++;
+        errno = ENOBUFS;
+        return -1;
+    }
+    if (call_most == SIZE_MAX)
+        return __real_sendmsg(fd, msg, flags);
+    first.iov_len = first.iov_len < call_most ? first.iov_len : call_most;
+    less.msg_iov = &first;
+    less.msg_iovlen = 1;
+    return __real_sendmsg(fd, &less, flags);
+}
+
+ssize_t __wrap_recvmsg(int fd, struct msghdr *msg, int flags)
+{
+    error_queue_looks += (flags & MSG_ERRQUEUE) != 0;
+    if (!notices_withheld || !(flags & MSG_ERRQUEUE))
+        return __real_recvmsg(fd, msg, flags);
+    errno = EAGAIN;
+    return -1;
+}
+
+int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t len)
+{
+    if (!zero_copy_unknown || level != SOL_SOCKET || name != SO_ZEROCOPY)
+        return __real_setsockopt(fd, level, name, value, len);
+    errno = ENOPROTOOPT;
+    return -1;
+}
+
+/* The same as host_rest(), also where others keep the processor busy: an error queue that is looked at in each turn. */
+static void rest_withheld(struct host *host, uint64_t ms)
+{
+    unsigned before = error_queue_looks;
+    host_rest(host, ms);
+    cr_assert_leq(error_queue_looks - before, ms, "the loop was busy");
+}
+
+/* Sends of these sizes, all under way at once. */
+struct batch {
+    struct parcel parcels[64];
+    unsigned char *bytes;
+    unsigned count;
+    size_t len, large_len;
+};
+
+static void batch_send(struct batch *batch, struct guest *guest, const size_t *sizes, unsigned count)
+{
+    *batch = (struct batch){.count = count};
+    for (unsigned i = 0; i < count; i++) {
+        batch->len += sizes[i];
+        batch->large_len += sizes[i] >= 64 * 1024 ? sizes[i] : 0;
+    }
+    batch->bytes = malloc(batch->len);
+    stream_fill(batch->bytes, batch->len, 0);
+    size_t at = 0;
+    for (unsigned i = 0; i < count; i++) {
+        batch->parcels[i].number = i;
+        parcel_send(&batch->parcels[i], guest, batch->bytes + at, sizes[i]);
+        at += sizes[i];
+    }
+}
+
+static unsigned batch_ran(const struct batch *batch)
+{
+    unsigned ran = 0;
+    for (unsigned i = 0; i < batch->count; i++)
+        ran += batch->parcels[i].ran;
+    return ran;
+}
+
+static void batch_check(const struct batch *batch, int err)
+{
+    for (unsigned i = 0; i < batch->count; i++) {
+        cr_assert_eq(batch->parcels[i].ran, 1);
+        cr_assert_eq(batch->parcels[i].err, err, "%d", batch->parcels[i].err);
+    }
+}
+
+/* The peer takes all of it. */
+static void run_batch(const size_t *sizes, unsigned count, struct conns_figures *figures, struct batch *batch)
+{
+    struct host host;
+    struct peer reader;
+    zero_copy = true;
+    int fd = host_with_one(&host);
+    struct guest *guest = &host.guests[0];
+    batch_send(batch, guest, sizes, count);
+    peer_begin(&reader, peer_receive_main, fd, 0);
+    loop_run(host.loop);
+    batch_check(batch, 0);
+    cr_assert_eq(conn_unsent_bytes(guest->conn), 0);
+    cr_assert_eq(conn_sent_bytes(guest->conn), batch->len);
+    conns_figures(host.loop, figures);
+    cr_assert_eq(figures->zero_copy_lent_bytes, 0);
+    host_rest(&host, 100);
+    host_close_all(&host);
+    peer_join(&reader);
+    close(fd);
+    cr_assert(reader.right);
+    cr_assert_eq(reader.bytes, batch->len);
+    free(batch->bytes);
+    host_fini(&host);
+}
+
+static const size_t mixed_sizes[] = {100, 64 * 1024, 64 * 1024 - 1, 3 * MIB, 5, 0, MIB, 70000, 70000, 20 * MIB + 1, 4000, MIB};
+enum { MIXED = sizeof mixed_sizes / sizeof mixed_sizes[0] };
+
+Test(zero_copy, large_sends_are_lent_and_small_ones_copied_in_order, .timeout = 30)
+{
+    struct conns_figures figures;
+    struct batch batch;
+    run_batch(mixed_sizes, MIXED, &figures, &batch);
+    cr_assert_leq(figures.zero_copy_sends, zero_copy_calls, "some took nothing");
+    cr_assert_leq(figures.zero_copy_bytes, batch.large_len);
+    cr_assert_gt(figures.zero_copy_bytes, batch.large_len / 2, "ends of less than 64 KiB are copied");
+    cr_assert_eq(figures.zero_copy_copied, figures.zero_copy_sends, "over loopback the kernel copies all the same");
+    cr_assert_eq(figures.zero_copy_fallbacks, 0);
+}
+
+Test(zero_copy, without_memory_for_a_notice_it_is_a_copy, .timeout = 30)
+{
+    struct conns_figures figures;
+    struct batch batch;
+    every_nth_enobufs = 3;
+    run_batch(mixed_sizes, MIXED, &figures, &batch);
+    cr_assert_gt(enobufs_count, 3);
+    cr_assert_gt(figures.zero_copy_sends, 0);
+    cr_assert_leq(figures.zero_copy_sends + enobufs_count, zero_copy_calls);
+    cr_assert_gt(figures.zero_copy_fallbacks, 0);
+    cr_assert_leq(figures.zero_copy_fallbacks, enobufs_count);
+}
+
+Test(zero_copy, without_any_memory_for_notices_all_are_copies, .timeout = 30)
+{
+    struct conns_figures figures;
+    struct batch batch;
+    every_nth_enobufs = 1;
+    run_batch(mixed_sizes, MIXED, &figures, &batch);
+    cr_assert_eq(figures.zero_copy_sends, 0);
+    cr_assert_gt(figures.zero_copy_fallbacks, 0);
+}
+
+Test(zero_copy, where_the_kernel_does_not_know_it_all_are_copies, .timeout = 30)
+{
+    struct conns_figures figures;
+    struct batch batch;
+    zero_copy_unknown = true;
+    run_batch(mixed_sizes, MIXED, &figures, &batch);
+    cr_assert_eq(zero_copy_calls, 0);
+    cr_assert_eq(figures.zero_copy_sends + figures.zero_copy_fallbacks, 0);
+}
+
+/* Until the peer has read all that has been sent. */
+static void run_until_read(struct host *host, int fd, size_t len)
+{
+    unsigned char *bytes = malloc(len);
+    size_t at = 0;
+    while (at < len) {
+        timer_start(&host->timer, 1);
+        loop_run(host->loop);
+        ssize_t got = recv(fd, bytes + at, len - at, MSG_DONTWAIT);
+        at += got > 0 ? (size_t)got : 0;
+    }
+    cr_assert(stream_is(bytes, len, 0));
+    free(bytes);
+}
+
+Test(zero_copy, nothing_is_given_back_before_the_kernel_says_so, .timeout = 30)
+{
+    static const size_t sizes[] = {10, 200000, 20, 300000, 30};
+    struct host host;
+    struct batch batch;
+    zero_copy = notices_withheld = true;
+    int fd = host_with_one(&host);
+    struct guest *guest = &host.guests[0];
+    batch_send(&batch, guest, sizes, 5);
+    run_until_read(&host, fd, batch.len);
+    cr_assert_eq(batch_ran(&batch), 1, "all but the first lie behind bytes that are lent");
+    struct conns_figures figures;
+    conns_figures(host.loop, &figures);
+    uint64_t lent = figures.zero_copy_lent_bytes;
+    cr_assert_gt(lent, 0);
+    cr_assert_eq(conn_unsent_bytes(guest->conn), lent);
+    cr_assert_eq(conn_sent_bytes(guest->conn) + lent, batch.len);
+    timer_start(&host.timer, 100);
+    loop_run(host.loop);
+    cr_assert_eq(batch_ran(&batch), 1);
+    notices_withheld = false;
+    loop_run(host.loop);
+    batch_check(&batch, 0);
+    cr_assert_eq(conn_unsent_bytes(guest->conn), 0);
+    host_rest(&host, 50);
+    host_close_all(&host);
+    close(fd);
+    free(batch.bytes);
+    host_fini(&host);
+}
+
+Test(zero_copy, an_urgent_byte_while_nothing_is_read_does_not_keep_the_loop_busy, .timeout = 30)
+{
+    static const size_t sizes[] = {200000};
+    struct host host;
+    struct batch batch;
+    zero_copy = notices_withheld = true;
+    int fd = host_with_one(&host);
+    struct guest *guest = &host.guests[0];
+    guest->limit = 0;
+    batch_send(&batch, guest, sizes, 1);
+    cr_assert_eq(send(fd, "x", 1, 0), 1);
+    cr_assert_eq(send(fd, "!", 1, MSG_OOB), 1);
+    run_until_read(&host, fd, batch.len);
+    rest_withheld(&host, 300);
+    cr_assert_eq(batch_ran(&batch), 0);
+    notices_withheld = false;
+    loop_run(host.loop);
+    batch_check(&batch, 0);
+    host_rest(&host, 100);
+    host_close_all(&host);
+    close(fd);
+    free(batch.bytes);
+    host_fini(&host);
+}
+
+Test(zero_copy, more_calls_than_can_be_remembered_are_copies, .timeout = 60)
+{
+    enum { LEN = 40 * MIB, CALL = 64 * 1024, CALLS = 256 };
+    static const size_t sizes[] = {LEN};
+    struct host host;
+    struct batch batch;
+    zero_copy = notices_withheld = true;
+    call_most = CALL;
+    int fd = host_with_one(&host);
+    batch_send(&batch, &host.guests[0], sizes, 1);
+    run_until_read(&host, fd, LEN);
+    struct conns_figures figures;
+    conns_figures(host.loop, &figures);
+    cr_assert_eq(figures.zero_copy_sends, CALLS);
+    cr_assert_gt(figures.zero_copy_fallbacks, 0);
+    cr_assert_eq(figures.zero_copy_lent_bytes, figures.zero_copy_bytes);
+    cr_assert_eq(batch_ran(&batch), 0);
+    notices_withheld = false;
+    loop_run(host.loop);
+    batch_check(&batch, 0);
+    host_close_all(&host);
+    close(fd);
+    free(batch.bytes);
+    host_fini(&host);
+}
+
+/* The peer reads nothing; the socket is full. */
+static int host_with_a_full_socket(struct host *host, struct batch *batch)
+{
+    static const size_t sizes[] = {10, 200000, 20 * MIB, 30, 20 * MIB};
+    zero_copy = notices_withheld = true;
+    int fd = host_with_one(host);
+    batch_send(batch, &host->guests[0], sizes, 5);
+    timer_start(&host->timer, 100);
+    loop_run(host->loop);
+    cr_assert_eq(batch_ran(batch), 1);
+    struct conns_figures figures;
+    conns_figures(host->loop, &figures);
+    cr_assert_gt(figures.zero_copy_lent_bytes, 0);
+    return fd;
+}
+
+Test(zero_copy, closed_only_when_the_kernel_has_let_go, .timeout = 30)
+{
+    struct host host;
+    struct batch batch;
+    int fd = host_with_a_full_socket(&host, &batch);
+    struct guest *guest = &host.guests[0];
+    guest_close(guest);
+    rest_withheld(&host, 200);
+    cr_assert(!guest->closed);
+    cr_assert_eq(batch_ran(&batch), 1);
+    unsigned char *bytes = malloc(batch.len);
+    ssize_t got;
+    size_t len = 0;
+    while ((got = recv(fd, bytes + len, batch.len - len, 0)) > 0)
+        len += (size_t)got;
+    cr_assert_eq(errno, ECONNRESET, "the kernel has forgotten what it had not sent");
+    cr_assert_lt(len, batch.len);
+    cr_assert(stream_is(bytes, len, 0));
+    notices_withheld = false;
+    loop_run(host.loop);
+    cr_assert(guest->closed);
+    cr_assert_eq(batch.parcels[0].err, 0);
+    for (unsigned i = 1; i < batch.count; i++)
+        cr_assert(batch.parcels[i].ran == 1 && batch.parcels[i].err == -ECANCELED);
+    struct conns_figures figures;
+    conns_figures(host.loop, &figures);
+    cr_assert_eq(figures.zero_copy_lent_bytes, 0);
+    close(fd);
+    free(bytes);
+    free(batch.bytes);
+    host_fini(&host);
+}
+
+/* Its seat is free when it is gone, not before. */
+Test(zero_copy, closed_at_once_where_the_kernel_lets_go_at_once, .timeout = 30)
+{
+    struct host host;
+    struct batch batch;
+    int fd = host_with_a_full_socket(&host, &batch);
+    notices_withheld = false;
+    guest_close(&host.guests[0]);
+    loop_run(host.loop);
+    cr_assert(host.guests[0].closed);
+    cr_assert_eq(batch_ran(&batch), batch.count);
+    close(fd);
+    free(batch.bytes);
+    host_fini(&host);
+}
+
+static void run_reset(void (*end)(int fd))
+{
+    struct host host;
+    struct batch batch;
+    int fd = host_with_a_full_socket(&host, &batch);
+    struct guest *guest = &host.guests[0];
+    guest->on_ended = accept_and_stop;
+    end(fd);
+    loop_run(host.loop);
+    cr_assert(guest->has_ended);
+    rest_withheld(&host, 200);
+    cr_assert_eq(batch_ran(&batch), 1);
+    cr_assert_gt(conn_unsent_bytes(guest->conn), 0);
+    notices_withheld = false;
+    loop_run(host.loop);
+    cr_assert_eq(batch.parcels[0].err, 0);
+    for (unsigned i = 1; i < batch.count; i++)
+        cr_assert(batch.parcels[i].ran == 1);
+    cr_assert(batch.parcels[4].err == -EPIPE || batch.parcels[4].err == -ECONNRESET, "%d", batch.parcels[4].err);
+    cr_assert_eq(conn_unsent_bytes(guest->conn), 0);
+    host_rest(&host, 100);
+    host_close_all(&host);
+    free(batch.bytes);
+    host_fini(&host);
+}
+
+Test(zero_copy, a_reset_in_the_midst, .timeout = 30)
+{
+    run_reset(peer_reset);
+}
+
+static void peer_close(int fd)
+{
+    close(fd);
+}
+
+Test(zero_copy, a_peer_that_reads_nothing_and_closes, .timeout = 30)
+{
+    run_reset(peer_close);
+}
+
+Test(zero_copy, off_means_off, .timeout = 30)
+{
+    static const size_t sizes[] = {4 * MIB};
+    struct host host;
+    struct peer reader;
+    struct batch batch;
+    struct conns_figures figures;
+    int fd = host_with_one(&host);
+    batch_send(&batch, &host.guests[0], sizes, 1);
+    peer_begin(&reader, peer_receive_main, fd, 0);
+    loop_run(host.loop);
+    batch_check(&batch, 0);
+    conns_figures(host.loop, &figures);
+    cr_assert_eq(zero_copy_calls, 0);
+    cr_assert_eq(figures.zero_copy_sends + figures.zero_copy_bytes + figures.zero_copy_fallbacks, 0);
+    host_close_all(&host);
+    peer_join(&reader);
+    close(fd);
+    free(batch.bytes);
     host_fini(&host);
 }
 
