@@ -318,8 +318,9 @@ static bool may_have_ended(const struct call *put, const struct call *later)
 {
     if (put->ttl_ms == 0)
         return false;
+    uint64_t over_us = put->begin_us + put->ttl_ms * MS;
     return put->life != later->life || put->jumps != later->jumps || put->jumps == UINT32_MAX ||
-           later->end_us + 20 * MS > put->begin_us + put->ttl_ms * MS;
+           later->end_us > over_us - min_u64(over_us, 20 * MS); /* UINT64_MAX: it had no answer */
 }
 
 /* It may have ended before this put took its place, and the wall clock may have been set back while no server ran. */

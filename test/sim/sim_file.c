@@ -151,6 +151,7 @@ static uint64_t latency(void)
     if (sim->now_us >= here()->slow_from_us && sim->now_us < here()->slow_to_us) {
         sim->figures.slow++;
         us = us * 20 + chance_delay(2 * SECOND);
+        sim->fault_count += us > sim->host->life->config.disk_timeout * MS; /* as for what hangs */
     }
     if (hung()) {
         sim->figures.hung++;
