@@ -86,6 +86,10 @@ const struct config_key config_keys[] = {
      "threads that serve connections; with more than one, the disk has another one"},
     {"send-timeout", CONFIG_DURATION, AT(send_timeout), 0, "30s", 100, UINT64_MAX, NULL, true,
      "a client that takes less than 1 MiB of its replies, and not all, in this time is cut off"},
+    {"zero-copy-sends", CONFIG_TEXT, TEXT(zero_copy_sends), "off", 0, UINT64_MAX, "off|on", false,
+     "on: replies of 64 KiB and more are not copied to the socket, but read by the kernel where they lie; for a network card, and no use "
+     "over "
+     "loopback"},
     {"frame-timeout", CONFIG_DURATION, AT(frame_timeout), 0, "30s", 100, UINT64_MAX, NULL, true,
      "a client that sends less than 1 MiB of a frame, and not all that is left of it, in this time is cut off"},
     {"max-connections", CONFIG_NUMBER, AT(max_connections), 0, "10000", 1, 1000000, NULL, false, "connections at once; more wait"},

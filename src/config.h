@@ -28,6 +28,7 @@ struct config {
     char io[16];
     char prefault[8];
     char fixed_buffers[8];
+    char zero_copy_sends[8];
     char log_level[16];
     char port_file[CONFIG_TEXT_BYTES];
     char token_file[CONFIG_TEXT_BYTES];

@@ -30,6 +30,7 @@ struct sources {
     const struct server *server;
     struct config settings;
     struct server_figures figures;
+    struct conns_figures conns;
     struct store_info store;
 };
 
@@ -64,6 +65,11 @@ static void server_section(struct figures *out, const struct sources *from)
     number(out, "request_limit_bytes", server->config->request_memory);
     number(out, "received_bytes_total", figure(&from->figures.received_bytes));
     number(out, "sent_bytes_total", figure(&from->figures.sent_bytes));
+    number(out, "zero_copy_sends_total", from->conns.zero_copy_sends);
+    number(out, "zero_copy_bytes_total", from->conns.zero_copy_bytes);
+    number(out, "zero_copy_copied_total", from->conns.zero_copy_copied);
+    number(out, "zero_copy_fallbacks_total", from->conns.zero_copy_fallbacks);
+    number(out, "zero_copy_lent_bytes", from->conns.zero_copy_lent_bytes);
 }
 
 /* Names of tokens are nobody's affair here. */
@@ -379,12 +385,26 @@ static void pack_section(struct buffer *out, size_t index, const struct sources 
     buffer_fini(&figures.rows);
 }
 
+static void conns_sum(const struct server *server, struct conns_figures *sum)
+{
+    for (unsigned i = 0; i < server->loop_count; i++) {
+        struct conns_figures more;
+        conns_figures(server->loops[i].loop, &more);
+        sum->zero_copy_sends += more.zero_copy_sends;
+        sum->zero_copy_bytes += more.zero_copy_bytes;
+        sum->zero_copy_copied += more.zero_copy_copied;
+        sum->zero_copy_fallbacks += more.zero_copy_fallbacks;
+        sum->zero_copy_lent_bytes += more.zero_copy_lent_bytes;
+    }
+}
+
 bool info_pack(struct server_loop *here, struct buffer *out, struct span section)
 {
     struct sources from = {.here = here, .server = here->server};
     store_info(here->server->store, &from.store);
     server_settings(here->server, &from.settings);
     server_figures_sum(here, &from.figures);
+    conns_sum(here->server, &from.conns);
     uint32_t count = 0;
     for (size_t i = 0; i < SECTION_COUNT; i++)
         count += section.len == 0 || span_equal(section, span_text(sections[i].name));

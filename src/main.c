@@ -239,6 +239,7 @@ static int make_loops(struct loops *loops, const struct config *config, const st
         .io_bytes = config->io_bytes,
         .forbid_ring = strcmp(config->io, "threads") == 0,
         .forbid_fixed = strcmp(config->fixed_buffers, "off") == 0,
+        .zero_copy_sends = strcmp(config->zero_copy_sends, "on") == 0,
     };
     if (config->segment_size == 0)
         files.job_threads = OBJECT_THREADS;
@@ -249,7 +250,7 @@ static int make_loops(struct loops *loops, const struct config *config, const st
         return err;
     if (config->loops == 1)
         loops->all[loops->count++] = loops->store;
-    struct loop_options conns = {.conns_only = true};
+    struct loop_options conns = {.conns_only = true, .zero_copy_sends = files.zero_copy_sends};
     while (loops->count < config->loops && err == 0) {
         err = loop_new(&loops->all[loops->count], &conns, log);
         loops->count += err == 0;

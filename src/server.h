@@ -104,7 +104,7 @@ struct server {
     struct mutex *live_lock;
     struct config live; /* under live_lock: with what CONFIG has set */
     _Atomic uint64_t send_timeout_ms, frame_timeout_ms;
-    _Atomic uint64_t reply_bytes;   /* of all sessions, queued and not taken by the kernel */
+    _Atomic uint64_t reply_bytes;   /* of all sessions, queued and not sent */
     _Atomic uint64_t request_bytes; /* of all sessions: of metas that are being gathered or wait, and of keys that requests remember */
     atomic_bool no_puts;            /* ADMIN drain: puts are refused, the rest goes on */
     atomic_bool tearing_down;       /* ADMIN teardown: so is all else, and at the end the folder goes */
