@@ -35,8 +35,7 @@ static void drop_memory_only(struct store *store)
         if (!victim)
             break;
         store->figures.dropped_index++;
-        bury_stray(store, victim);
-        entry_forget(store, victim);
+        entry_leave(store, victim);
     }
     step_end(store, "evict", begun_us);
 }

@@ -90,8 +90,10 @@ static int write_again(struct store_put *put, struct entry *entry)
     if (!entry->blob || put->retried)
         return -EIO;
     put->retried = true;
-    if (entry->place)
+    if (entry->place) {
         entry_forget_disk(put->store, entry);
+        changed(put->store, put->key, entry->version);
+    }
     return durable_start(put->store, put, entry, put->outcome);
 }
 
@@ -108,7 +110,9 @@ static void synced(struct disk_sync *sync, int err)
         answer_give(&put->answer, err); /* the table knows of the record, and of whatever comes of it */
         return;
     }
-    if (err)
+    if (err && same)
+        entry_is_stray(store, entry);
+    else if (err)
         in_doubt(store);
     if (same && err != KVD_EOFF && (err || !entry->place))
         outcome = write_again(put, entry);

@@ -50,12 +50,21 @@ void entry_forget(struct store *store, struct entry *entry)
     table_drop(store->table, entry);
 }
 
+/* Its key may be put anew: if there may be a record of it that the table does not know, that is buried. */
+void entry_leave(struct store *store, struct entry *entry)
+{
+    if (entry->flags & ENTRY_STRAY)
+        bury(store, entry_key(entry), entry->version);
+    else
+        changed(store, entry_key(entry), entry->version);
+    entry_forget(store, entry);
+}
+
 void entry_drop(struct store *store, struct entry *entry, uint64_t *reason)
 {
     ++*reason;
     sketch_note(store->dropped, table_hash(store->table, entry_key(entry)));
-    bury_stray(store, entry);
-    entry_forget(store, entry);
+    entry_leave(store, entry);
 }
 
 /* The coldest. What the policy writes before it goes is put on its way, until `need` bytes are; it leaves when they are written, and until
@@ -96,6 +105,7 @@ static uint64_t evict_one(struct store *store, uint64_t need, bool desperate)
     if (victim->place) {
         store->figures.evicted++;
         entry_forget_memory(store, victim);
+        changed(store, entry_key(victim), victim->version);
     } else {
         policy_drop(store, victim, shed);
     }

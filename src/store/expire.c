@@ -55,6 +55,8 @@ void entry_expire(struct store *store, struct entry *entry)
     on_disk |= persist_detach(store, entry);
     if (on_disk && (disk_has_objects(store->disk) || clock_behind_ms(store) > CLOCK_SLACK_MS))
         bury(store, entry_key(entry), entry->version);
+    else
+        changed(store, entry_key(entry), entry->version);
     store->ended_on_disk |= on_disk;
     store->figures.expired++;
     entry_forget(store, entry);

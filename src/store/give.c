@@ -16,6 +16,7 @@ static unsigned give_spared(struct store_evict *evict)
         evict->objects++;
         store->figures.evicted++;
         entry_forget_memory(store, entry);
+        changed(store, entry_key(entry), entry->version);
     }
     room_changed(store);
     return n;

@@ -90,10 +90,15 @@ void replica_drop(struct store *store, const struct disk_read *read, int err)
         object_lost(store, entry);
         return;
     }
-    bury(store, read->key, read->version);
+    if (store->config.in_cluster)
+        entry->flags |= ENTRY_STRAY; /* its version is the owner's: it is buried when it leaves */
+    else
+        bury(store, read->key, read->version);
     if (entry->blob && !store->config.probe) {
         entry_forget_disk(store, entry);
-        entry_renew(store, entry);
+        changed(store, read->key, read->version);
+        if (!store->config.in_cluster)
+            entry_renew(store, entry);
         if (!entry->work)
             policy_shown(store, entry); /* it is written again, if the policy has it so */
         return;
@@ -307,6 +312,7 @@ int load_start(struct store *store, struct entry *entry, struct store_get *get)
     CHECK(entry->place && !entry->blob);
     struct work *work = entry->work;
     struct load *load = work ? CONTAINER_OF(work, struct load, work) : NULL;
+    CHECK(!load || !get || get->wanted == 0 || load->read.version == get->wanted); /* whoever replaces it detaches that */
     if (load && load->late)
         return KVD_ETIMEOUT; /* nor is it read a second time meanwhile */
     if (load) {
@@ -356,8 +362,10 @@ int load_move_start(struct store *store, struct entry *entry)
 int get_go_on(struct store_get *get, struct entry *entry)
 {
     struct store *store = get->store;
-    if (!entry) {
+    if (!entry || (get->wanted > 0 && entry->version != get->wanted)) {
         store->figures.misses++;
+        get->reason = entry ? "version" : NULL;
+        get->awaited = put_is_sealed(store, get->key);
         return STORE_MISS;
     }
     if (!get->quiet)
@@ -406,6 +414,7 @@ int store_get_start(struct store_desk *desk, struct store_get *get, store_get_fn
     get->fn = fn;
     get->blob = NULL;
     get->reason = NULL;
+    get->awaited = false;
     get->size = 0;
     get->asked = get->offset;
     get->looked_again = false;

@@ -48,7 +48,14 @@ static void buried(struct disk_kill *kill, int err)
     struct burial *burial = CONTAINER_OF(kill, struct burial, kill);
     if (err)
         in_doubt(burial->store);
+    changed(burial->store, kill->name, kill->version);
     free(burial);
+}
+
+static void not_buried(struct store *store, struct span key, uint64_t version)
+{
+    in_doubt(store);
+    changed(store, key, version);
 }
 
 void note_dead(struct store *store, struct span key, uint64_t version)
@@ -69,7 +76,7 @@ void bury(struct store *store, struct span key, uint64_t version)
     struct burial *burial = malloc(sizeof *burial + key.len);
     if (!burial) {
         disk_kill_missed(store->disk, &kill);
-        in_doubt(store);
+        not_buried(store, key, version);
         return;
     }
     memcpy(burial->key, key.at, key.len);
@@ -77,15 +84,18 @@ void bury(struct store *store, struct span key, uint64_t version)
     burial->store = store;
     burial->kill = kill;
     if (disk_kill_start(store->disk, &burial->kill, buried) != 0) {
-        in_doubt(store);
+        not_buried(store, key, version);
         free(burial);
     }
 }
 
-void bury_stray(struct store *store, const struct entry *entry)
+/* In a cluster that is nobody's concern but ours, and no put or remove here depends on it. */
+void entry_is_stray(struct store *store, struct entry *entry)
 {
-    if (entry->flags & ENTRY_STRAY)
-        bury(store, entry_key(entry), entry->version);
+    if (store->config.in_cluster)
+        entry->flags |= ENTRY_STRAY;
+    else
+        in_doubt(store);
 }
 
 /* ---- writes ---- */
@@ -123,6 +133,7 @@ int persist_shelve(struct store *store, struct writing *writing)
         return -ENOMEM;
     writing->entry->flags &= (uint16_t) ~(ENTRY_UNWRITABLE | ENTRY_SHED);
     entry_set_place(store, writing->entry, shelf, writing->write.where.block, writing->write.where.blocks);
+    changed_on_disk(store, writing->entry);
     return 0;
 }
 
@@ -136,6 +147,10 @@ static void not_written(struct writing *writing, int err)
     count_unwritten(store, err);
     if (writing->write.attempts == 0)
         return;
+    if (store->config.in_cluster) { /* its version is the owner's: it is buried when it leaves */
+        writing->entry->flags |= ENTRY_STRAY;
+        return;
+    }
     bury(store, writing->write.key, writing->write.version);
     entry_renew(store, writing->entry);
 }
@@ -149,7 +164,7 @@ static void entry_written(struct writing *writing, int err)
     if (err)
         not_written(writing, err);
     else if (writing->write.attempts > 1)
-        in_doubt(store); /* of the first try */
+        entry_is_stray(store, writing->entry); /* by the first try */
 }
 
 static void writing_end(struct writing *writing, int err)

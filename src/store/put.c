@@ -28,7 +28,7 @@ static int put_begin(struct store_put *put)
 {
     struct store *store = put->store;
     struct entry *entry = store_find(store, put->key);
-    if (entry && !put->replace) {
+    if (entry && !put->replace && !store->config.in_cluster) {
         put->version = entry->version;
         return STORE_PRESENT;
     }
@@ -66,7 +66,9 @@ int store_put_begin(struct store_desk *desk, struct store_put *put)
     put->hashing = NULL;
     put->received = 0;
     put->counted = 0;
+    put->shown = false;
     list_init(&put->filling);
+    list_init(&put->sealed);
     put->giving_bytes = 0;
     put->retried = false;
     answer_init(&put->answer, desk, put_tell);
@@ -156,13 +158,18 @@ bool store_put_given_up(const struct store_put *put)
 }
 
 /* The body is no longer under way. */
-static void settle_room(struct store_put *put)
+static void settle_body(struct store_put *put)
 {
     list_remove(&put->filling);
     free(put->hashing);
     put->hashing = NULL;
     put->store->giving_bytes -= put->giving_bytes;
     put->giving_bytes = 0;
+}
+
+void put_settle_room(struct store_put *put)
+{
+    settle_body(put);
     put->store->inflight -= put->counted;
     put->counted = 0;
     room_changed(put->store);
@@ -172,7 +179,8 @@ void put_abort(struct store_put *put)
 {
     if (!put->blob)
         return;
-    settle_room(put);
+    put_unseal(put);
+    put_settle_room(put);
     unref(put->store, put->blob);
     put->blob = NULL;
 }
@@ -216,24 +224,16 @@ static struct entry *entry_for(struct store *store, struct span key, struct entr
     return mortal ? table_add_mortal(store->table, key, hash) : table_add(store->table, key, hash);
 }
 
-/* From here on everybody sees the object. */
-static int publish(struct store_put *put)
+int put_enter(struct store_put *put, struct entry *old, uint64_t version, uint64_t end_ms)
 {
     struct store *store = put->store;
-    struct entry *entry = store_find(store, put->key);
-    if (entry && !put->replace) {
-        put_abort(put);
-        return present(put, entry);
-    }
-    probe_overtake(store, put->key);
-    uint64_t end_ms = end_of(put);
-    bool again = entry || sketch_knows(store->dropped, table_hash(store->table, put->key));
-    entry = entry_for(store, put->key, entry, end_ms > 0);
+    bool again = old || sketch_knows(store->dropped, table_hash(store->table, put->key));
+    struct entry *entry = entry_for(store, put->key, old, end_ms > 0);
     if (!entry) {
         put_abort(put);
         return -ENOMEM;
     }
-    entry->version = disk_next_version(store->disk);
+    entry->version = version;
     entry_set_size(entry, put->size);
     entry->checksum = put->checksum;
     entry->blob = put->blob;
@@ -246,6 +246,7 @@ static int publish(struct store_put *put)
     table_settle(store->table, entry);
     put->blob = NULL;
     put->version = entry->version;
+    put->shown = true;
     store->figures.puts++;
     store->figures.put_bytes += put->size;
     evict_check(store);
@@ -253,6 +254,18 @@ static int publish(struct store_put *put)
         return durable_start(store, put, entry, STORE_OK);
     policy_shown(store, entry);
     return STORE_OK;
+}
+
+static int publish(struct store_put *put)
+{
+    struct store *store = put->store;
+    struct entry *entry = store_find(store, put->key);
+    if (entry && !put->replace) {
+        put_abort(put);
+        return present(put, entry);
+    }
+    probe_overtake(store, put->key);
+    return put_enter(put, entry, disk_next_version(store->disk), end_of(put));
 }
 
 /* Could a restart bring back an older value of this key over the one that is about to be shown, or a look at the directory another host's?
@@ -325,7 +338,7 @@ static void killed(struct disk_kill *kill, int err)
         answer_give(&put->answer, outcome);
 }
 
-static int put_commit(struct store_put *put, uint64_t checksum)
+int put_judge(struct store_put *put, uint64_t checksum)
 {
     struct store *store = put->store;
     if (put->has_checksum && put->checksum != checksum) {
@@ -334,18 +347,36 @@ static int put_commit(struct store_put *put, uint64_t checksum)
         return KVD_ECORRUPT;
     }
     put->checksum = checksum;
-    settle_room(put);
+    settle_body(put);
+    return STORE_OK;
+}
 
+int put_admit(struct store_put *put)
+{
+    const struct store *store = put->store;
+    bool holds_too_much = put->pin && !store_may_hold_more(store, put->size);
+    if (!store->forgetting && !holds_too_much)
+        return STORE_OK;
+    put_abort(put);
+    return store->forgetting ? KVD_ECLOSING : KVD_EBUSY;
+}
+
+static int put_commit(struct store_put *put, uint64_t checksum)
+{
+    struct store *store = put->store;
+    CHECK(!store->config.in_cluster);
+    int outcome = put_judge(put, checksum);
+    if (outcome != STORE_OK)
+        return outcome;
+    put_settle_room(put);
     struct entry *entry = store_find(store, put->key);
     if (entry && !put->replace) {
         put_abort(put);
         return present(put, entry);
     }
-    bool holds_too_much = put->pin && !store_may_hold_more(store, put->size);
-    if (store->forgetting || holds_too_much) {
-        put_abort(put);
-        return store->forgetting ? KVD_ECLOSING : KVD_EBUSY;
-    }
+    outcome = put_admit(put);
+    if (outcome != STORE_OK)
+        return outcome;
     if (!must_kill_first(store, put, entry))
         return publish(put);
     enum disk_state state = disk_state(store->disk);
@@ -357,12 +388,17 @@ static int put_commit(struct store_put *put, uint64_t checksum)
     return kill_first(put);
 }
 
-int store_put_commit(struct store_put *put, store_put_fn fn)
+uint64_t put_finish(struct store_put *put)
 {
     const struct hashing *hashing = put->hashing;
     CHECK(put->received == put->size);
-    uint64_t checksum = sum_value(&hashing->whole);
     blob_zero_tail(put->blob);
+    return sum_value(&hashing->whole);
+}
+
+int store_put_commit(struct store_put *put, store_put_fn fn)
+{
+    uint64_t checksum = put_finish(put);
     put->fn = fn;
     store_lock(put->store);
     int outcome = put_commit(put, checksum);

@@ -31,6 +31,7 @@ static void forget_step(struct shelf *shelf)
         struct entry *entry = CONTAINER_OF(at, struct entry, in_place);
         if (entry->blob) {
             entry_set_place(store, entry, NULL, 0, 0);
+            changed(store, entry_key(entry), entry->version);
             if (entry_held(entry) && !store_may_hold_more(store, 0))
                 (void)persist_start(store, entry); /* too much would be held in memory alone: it is written on */
             continue;

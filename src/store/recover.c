@@ -70,8 +70,8 @@ static void found(void *arg, const struct disk_found *found)
         entry->flags |= ENTRY_STRAY; /* a copy that a reclaim had begun */
         return;
     }
-    if (known)
-        in_doubt(store); /* of two records the table can know one */
+    if (known && !store->config.in_cluster) /* there the owner has seen to it that only the newer one is alive */
+        in_doubt(store);                    /* of two records the table can know one */
     if (known && entry->version >= found->version)
         return;
     if (!known && !bound_takes_found(store, found))

@@ -131,6 +131,7 @@ static void remove_key(struct store_remove *remove, struct span key)
 int store_remove_start(struct store_desk *desk, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn)
 {
     struct store *store = desk->store;
+    CHECK(!store->config.in_cluster);
     remove_init(desk, remove, fn);
     store_lock(store);
     remove->kills = 1; /* this call: the first may be durable before the last is begun */
@@ -206,7 +207,8 @@ static int many_start(struct store_remove *remove, enum kill_kind kind, struct s
     store->forgetting |= remove->own;
     list_push_back(&store->removals, &remove->link);
     task_init(&remove->step, store->loop, remove_step);
-    log_removal(remove, kind, prefix, remove->version, false);
+    if (!store->config.in_cluster) /* there it would be what an owner says, of what other nodes have, too */
+        log_removal(remove, kind, prefix, remove->version, false);
     probe_overtake_many(store, prefix);
     task_post(&remove->step);
     store_unlock(store);
@@ -216,7 +218,7 @@ static int many_start(struct store_remove *remove, enum kill_kind kind, struct s
 int store_remove_many_start(struct store_desk *desk, struct store_remove *remove, enum kill_kind kind, struct span prefix,
                             store_remove_fn fn)
 {
-    CHECK(kind == KILL_PREFIX || kind == KILL_ALL);
+    CHECK((kind == KILL_PREFIX || kind == KILL_ALL) && !desk->store->config.in_cluster);
     remove_init(desk, remove, fn);
     return many_start(remove, kind, prefix);
 }

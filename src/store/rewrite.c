@@ -86,6 +86,7 @@ bool rewrite_read(struct store *store, struct entry *entry, struct blob *blob)
         store->figures.rewrite_failures++;
         if (passing)
             entry_forget_memory(store, entry);
+        changed(store, entry_key(entry), entry->version);
         return false;
     }
     struct writing *writing = CONTAINER_OF((struct work *)entry->work, struct writing, work);
@@ -111,8 +112,10 @@ void rewrite_written(struct writing *writing, int err)
     if (err == 0 && still_there(writing))
         err = persist_shelve(store, writing);
     table_settle(store->table, entry);
-    if (writing->passing && entry->place && entry->hits == writing->hits)
+    if (writing->passing && entry->place && entry->hits == writing->hits) {
         entry_forget_memory(store, entry);
+        changed(store, entry_key(entry), entry->version);
+    }
     if (err) {
         store->figures.rewrite_failures++;
         return;

@@ -123,9 +123,14 @@ static int make(struct store **out, struct loop *loop, struct loop *home, const 
     err = make_tables(store);
     if (err)
         goto fail_pool;
-    err = disk_new(&store->disk, loop, log, &config->disk, &store_disk_events, store);
+    err = config->in_cluster ? changes_new(store) : 0;
     if (err)
         goto fail_tables;
+    store->config.disk.keep_kills = config->in_cluster;
+    err = disk_new(&store->disk, loop, log, &store->config.disk, &store_disk_events, store);
+    if (err)
+        goto fail_changes;
+    CHECK(!config->in_cluster || (!config->probe && !disk_has_objects(store->disk)));
     reclaim_setup(store);
     durable_setup(store);
     timer_init(&store->lease_timer, loop, lease_tick);
@@ -135,6 +140,8 @@ static int make(struct store **out, struct loop *loop, struct loop *home, const 
     *out = store;
     return 0;
 
+fail_changes:
+    changes_free(store);
 fail_tables:
     sketch_free(store->dropped);
     leases_free(store->leases);
@@ -177,6 +184,7 @@ static void close_disk(struct store *store, bool abandon)
     scrub_stop(store);
     reclaim_stop(store);
     durable_stop(store);
+    changes_stop(store);
     disk_close(store->disk, abandon, disk_closed, store);
 }
 
@@ -238,6 +246,7 @@ void store_free(struct store *store)
         task_cancel(&shelf->step);
         free(shelf);
     }
+    changes_free(store);
     disk_free(store->disk);
     sketch_free(store->dropped);
     leases_free(store->leases);

@@ -8,6 +8,9 @@
  *          answered there. Callbacks come from that loop, without the lock, never inside the starting call, exactly once, as the last
  *          thing done.
  *
+ * A store of a cluster (store_config.in_cluster) is a holder alone: which versions a key has, and which of them are dead, is said by the
+ * key's owner, wherever that is. What such a store does otherwise is in a section of its own below.
+ *
  * Many calls can be answered at once or later. They return STORE_PENDING when `fn` will run, and anything else when it
  * will not.
  */
@@ -57,6 +60,7 @@ struct store_config {
     uint64_t read_timeout_ms; /* nobody waits longer for a read that has begun; 0: for ever */
     enum persist persist;
     enum when_behind when_behind;
+    bool in_cluster;          /* with segments only, and without probe */
     bool prefault;            /* touch the pool's memory ahead of use, in the background */
     bool probe;               /* where each object is a file: look for those of other hosts, and whether they are still there */
     uint64_t disk_min_bytes;  /* what the disk tier keeps when the file system is too full */
@@ -73,6 +77,8 @@ struct store_events {
     void (*opened)(void *arg, int err);
     /* All that is on disk is known. Once, after opened(0). */
     void (*recovered)(void *arg);
+    /* In a cluster only: store_changes() has something to tell. One at a time is on its way. */
+    void (*changed)(void *arg);
 };
 
 /* Where one loop stands at the store: what is asked here is answered on its loop. One a loop, the caller's memory until store_free(). */
@@ -151,12 +157,14 @@ struct store_put {
     struct span key; /* stays until the end */
     uint64_t size;
     bool replace, ack_disk, pin;
-    uint64_t ttl_ms; /* how long it lives from the moment it is shown; 0, or more than 2^48: until it is given up */
+    uint64_t ttl_ms;     /* how long it lives from the moment it is shown; 0, or more than 2^48: until it is given up */
+    uint64_t expires_ms; /* in a cluster, in the place of that, until store_put_show(): when it ends, by the wall clock; 0: never */
     bool has_checksum;
     uint64_t checksum; /* what the value's must be, if has_checksum */
     /* set with STORE_OK and STORE_PRESENT */
     uint64_t version;
     bool unseen; /* set with STORE_PENDING: the value is not shown yet */
+    bool shown;  /* in a cluster, set by store_put_show(): it is; false: it was overtaken, or failed */
     /* the store's */
     struct store_answer answer;
     struct store *store;
@@ -171,6 +179,8 @@ struct store_put {
     int outcome;
     bool retried;
     struct list link;
+    struct list sealed;    /* a slot of the store's, while it is */
+    uint64_t dead_version; /* the highest that was forgotten of its key meanwhile */
     void *waits_for;       /* a write; */
     struct list late_link; /* while it does */
     uint64_t since_ms;     /* when that write was seen to move last */
@@ -207,6 +217,7 @@ struct store_get {
     uint64_t offset; /* past the end: an empty range */
     uint64_t length; /* UINT64_MAX: the rest */
     bool quiet;      /* do not note the use: store_touch() will */
+    uint64_t wanted; /* in a cluster: this version; any other that is here is a miss with reason "version". 0: whatever is here */
     /* set with STORE_OK */
     struct blob *blob;                 /* a reference for the caller: store_unref() */
     uint64_t blob_offset, blob_length; /* the bytes asked for, in it */
@@ -214,6 +225,7 @@ struct store_get {
     bool from_disk;
     /* set with STORE_MISS: static text, or NULL for an ordinary miss */
     const char *reason;
+    bool awaited;           /* set with STORE_MISS, in a cluster: a put of the key is sealed and not shown yet */
     uint64_t pending_bytes; /* set with STORE_PENDING: the size of the value, if it is known */
     /* the store's */
     struct store_answer answer;
@@ -307,6 +319,90 @@ int store_remove_many_start(struct store_desk *desk, struct store_remove *remove
 /* As a remove of all, but what other nodes have stored in a directory that is shared stays; and, unless it fails, it is the end: from now
  * on puts are KVD_ECLOSING, those whose bodies are under way too. */
 int store_forget_start(struct store_desk *desk, struct store_remove *remove, store_remove_fn fn);
+
+/* ---- in a cluster ----
+ *
+ * store_put_begin() never says STORE_PRESENT; in the place of store_put_commit() come store_put_seal() and store_put_show() or
+ * store_put_abort(). store_put_present(), store_remove_start() and store_remove_many_start() are not for it. Records that a start finds are
+ * holdings, nothing more. What this node has given up by itself, and might find again after a restart, it buries in its own log. */
+
+/* All of the body has come: judge it. STORE_OK: it is whole, and nobody sees it; put->size and put->checksum say what it is. KVD_ECORRUPT,
+ * KVD_EBUSY (pinned, and too much is held in memory alone), KVD_ECLOSING: the put holds nothing afterwards. */
+int store_put_seal(struct store_put *put);
+/* Show what is sealed as this version, unless a newer one (or this one) is here, or it was forgotten meanwhile: then it is dropped in
+ * silence, STORE_OK, not shown. No log is written. STORE_OK, STORE_PENDING (ack_disk), or an error: of what was asked of the disk as
+ * store_put_fn has it; KVD_EBUSY (the disk tier is not open yet), KVD_EUSAGE (2^62 and more), -ENOMEM, KVD_ECLOSING. put->shown says
+ * whether it is shown. The put holds nothing afterwards but, while it is pending, its place among those who wait. */
+int store_put_show(struct store_put *put, uint64_t version, store_put_fn fn);
+
+/* What is here of keys[i] with versions[i] or one below is gone from every tier of this process; so is a sealed put of it that is to be
+ * shown as such a version. Reads under way end as for a remove, writes under way are for nothing. No log is written. Keys are borrowed for
+ * the call. */
+void store_forget_versions(struct store *store, const struct span *keys, const uint64_t *versions, uint32_t count);
+
+struct store_kill;
+/* outcome: STORE_OK: no restart takes `version` or one below for alive, of what the kill names, whoever's folder it is in; or an error. */
+typedef void (*store_kill_fn)(struct store_kill *kill, int outcome);
+struct store_kill {
+    /* the store's */
+    struct store_answer answer;
+    store_kill_fn fn;
+    struct disk_kill kill;
+};
+/* Write into this node's remove log that `version` of what `name` says (borrowed until fn), and all before it, are dead, whatever is here
+ * of it. Versions that this node gives from now on are above. STORE_PENDING; KVD_EBUSY (not open yet), KVD_EOFF, KVD_ECLOSING, KVD_EUSAGE:
+ * fn will not run. What has failed (KVD_EOFF while it is tripped included) the disk tier tries again as long as the process lives, within a
+ * bound. fn's errors: KVD_EOFF, KVD_ETIMEOUT, -errno. */
+int store_log_kill(struct store_desk *desk, struct store_kill *kill, enum kill_kind kind, struct span name, uint64_t version,
+                   store_kill_fn fn);
+
+/* The next version that this node gives: above all that it gave or has seen, and below its durable ceiling, so that no restart gives it
+ * again. 0; KVD_EBUSY: the ceiling is not known yet, or on its way up; KVD_EOFF: there is none. */
+int store_next_version(struct store *store, uint64_t *version);
+/* Those that follow are above `floor`. 0, KVD_EBUSY (not open yet), KVD_EOFF, KVD_EUSAGE (2^62 and more): nothing happened. */
+int store_raise_version(struct store *store, uint64_t floor);
+
+/* All that this node has of a key. */
+struct store_holding {
+    struct span key;
+    uint64_t version; /* of what is here; where nothing is, of what went last */
+    uint64_t size, checksum;
+    uint64_t expires_ms; /* wall clock; 0: never */
+    bool in_memory, on_disk;
+    bool synced; /* on disk, and it would survive a power cut */
+    bool sealed; /* a put of the key is sealed and not shown yet */
+    bool unsure; /* nothing is here as far as is known, but a record may be (what could not be read, or buried) */
+    /* where it is on disk */
+    uint64_t sequence;
+    uint8_t segment_id[DISK_ID_BYTES];
+    uint32_t block, blocks;
+};
+/* Without the store's lock; the key is borrowed for the call. */
+typedef void (*store_holding_fn)(void *arg, const struct store_holding *holding);
+/* Tell of up to `limit` keys whose replicas here have changed by themselves since they were told last: left memory, on disk and synced
+ * (250 ms and an fsync after it was written, or sooner), moved, gone (reclaimed, expired, wrong, in memory alone and given up). Not
+ * of what a call has done. Each is told once, as it is now; one that is gone when no record of it can come back, or as unsure. Returns how
+ * many; 0: there are no more. *lost: there were more than can be noted (65,536, or 8 MiB of keys): all is to be told anew, by store_walk().
+ */
+uint32_t store_changes(struct store *store, uint32_t limit, bool *lost, store_holding_fn fn, void *arg);
+/* Tell of all that is here, some 64 of them at most in a call. Returns the cursor to go on from (0: the start, and the end). What is there
+ * throughout is told at least once. What is on disk and not synced yet is told again as a change when it is. */
+uint64_t store_walk(struct store *store, uint64_t cursor, uint32_t limit, store_holding_fn fn, void *arg);
+
+struct store_kills;
+/* outcome: STORE_OK, or an error as disk_kill_page_fn's. */
+typedef void (*store_kills_fn)(struct store_kills *kills, int outcome);
+struct store_kills {
+    /* the caller's: page.cursor and page.limit; set before fn(STORE_OK): all of page. Of page.memory the store sees to itself: the kills
+     * are gone when fn returns */
+    struct disk_kill_page page;
+    /* the store's */
+    struct store_answer answer;
+    store_kills_fn fn;
+};
+/* A page of what this node's remove log says: see disk_kill_page_start(). Every kill whose fn has said STORE_OK before this call is there
+ * until page.at_end, those too that only bury what this node had. STORE_PENDING, KVD_EOFF, KVD_ECLOSING. */
+int store_kills_start(struct store_desk *desk, struct store_kills *kills, store_kills_fn fn);
 
 /* ---- sync, seal ---- */
 

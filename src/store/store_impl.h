@@ -7,15 +7,17 @@
 #include "store/store.h"
 
 enum {
-    STEP_KEYS = 64,             /* no step of eviction, reclaim or a prefix remove touches more objects */
-    STEP_BYTES = 1 << 20,       /* or gives back more bytes */
-    LOAD_WAIT_MS = 5000,        /* a read that finds no room for this long is answered BUSY */
-    WAIT_TICK_MS = 20,          /* how often deadlines of waiters are looked at */
-    SLOW_PUT_MS = 1000,         /* a put that fills an extent in this time is not given up for others who wait for room */
-    DEAD_SLOTS = 256,           /* see store->dead */
-    PROBING_SLOTS = 64,         /* see store->probings */
-    MISSED_SLOTS = 1024,        /* see store->missed */
-    CLOCK_SLACK_MS = 2000,      /* the wall clock may be set back by so much, and what has expired stays gone without the remove log */
+    STEP_KEYS = 64,        /* no step of eviction, reclaim or a prefix remove touches more objects */
+    STEP_BYTES = 1 << 20,  /* or gives back more bytes */
+    LOAD_WAIT_MS = 5000,   /* a read that finds no room for this long is answered BUSY */
+    WAIT_TICK_MS = 20,     /* how often deadlines of waiters are looked at */
+    SLOW_PUT_MS = 1000,    /* a put that fills an extent in this time is not given up for others who wait for room */
+    DEAD_SLOTS = 256,      /* see store->dead */
+    PROBING_SLOTS = 64,    /* see store->probings */
+    MISSED_SLOTS = 1024,   /* see store->missed */
+    CLOCK_SLACK_MS = 2000, /* the wall clock may be set back by so much, and what has expired stays gone without the remove log */
+    CHANGE_SLOTS = 4096,   /* see struct changes */
+    SEALED_SLOTS = 256,
     RANGE_ALONE_BYTES = 1 << 20 /* a range of a larger object is read by itself and not promoted */
 };
 
@@ -124,6 +126,24 @@ struct reclaim {
     bool earned; /* since the last tick */
 };
 
+/* In a cluster: what has changed by itself and was not told yet (changes.c), and puts that wait for their version (holder.c). */
+struct changes {
+    struct store *store;
+    struct list slots[CHANGE_SLOTS]; /* the keys that are noted, by hash */
+    uint64_t count, bytes;           /* of them, their keys' */
+    struct list ready;               /* those that are to be told */
+    struct list written;             /* those that have a record that is not known to be synced, in the order of time */
+    bool lost;                       /* there were too many: none is noted until that was told */
+    bool stopped;
+    bool event_on_its_way;
+    struct store_answer event;
+    bool syncing;
+    struct disk_sync sync;
+    struct timer sync_timer;
+    struct task synced_task;
+    struct list sealed[SEALED_SLOTS]; /* struct store_put, by hash of the key */
+};
+
 /* All of it under the loop's lock, but for what never changes: loop, log, pool's place and size. */
 struct store {
     struct loop *loop;
@@ -140,7 +160,8 @@ struct store {
     struct leases *leases;
     struct disk *disk;
 
-    struct sketch *dropped; /* keys of objects that were dropped lately */
+    struct sketch *dropped;  /* keys of objects that were dropped lately */
+    struct changes *changes; /* NULL: it is of no cluster */
 
     uint64_t high_bytes, low_bytes; /* watermarks of the pool */
     uint64_t ahead_from_bytes;      /* from here on PERSIST_ON_EVICT writes ahead */
@@ -275,6 +296,31 @@ void unref(struct store *store, struct blob *blob);
 
 /* put.c: it holds nothing afterwards */
 void put_abort(struct store_put *put);
+/* Its body has come: the sum of that. Without the lock. */
+uint64_t put_finish(struct store_put *put);
+/* Its sum is this: STORE_OK, or KVD_ECORRUPT: not what was announced, and it is given up. */
+int put_judge(struct store_put *put, uint64_t checksum);
+/* STORE_OK; KVD_EBUSY, KVD_ECLOSING: it may not be shown now, and is given up. */
+int put_admit(struct store_put *put);
+/* It no longer counts as under way. */
+void put_settle_room(struct store_put *put);
+/* From here on everybody sees the object, which ends at this moment of the store's clock (0: never). `old` is what the key had, or NULL. As
+ * store_put_commit(). */
+int put_enter(struct store_put *put, struct entry *old, uint64_t version, uint64_t end_ms);
+
+/* holder.c */
+/* Harmless for one that is not sealed. */
+void put_unseal(struct store_put *put);
+bool put_is_sealed(const struct store *store, struct span key);
+
+/* changes.c; a store of no cluster notes nothing. */
+int changes_new(struct store *store);
+void changes_stop(struct store *store);
+void changes_free(struct store *store);
+/* What is here of the key has changed, and nobody asked for it. `version` is what it was about. */
+void changed(struct store *store, struct span key, uint64_t version);
+/* It has a new place on disk: that is to be told when it is synced. */
+void changed_on_disk(struct store *store, const struct entry *entry);
 
 /* load.c: note the use of a batch */
 void touch(struct store *store, const struct span *keys, uint32_t count);
@@ -317,7 +363,9 @@ void entry_forget_disk(struct store *store, struct entry *entry);
 void entry_strip(struct store *store, struct entry *entry);
 /* Take the object out of the table for good: every replica, lease and work it has. */
 void entry_forget(struct store *store, struct entry *entry);
-/* The same, counted in one of store->figures, and its key remembered: nobody asked for it. */
+/* The same of one that nobody wants to go: it is told, once no record of it can come back. */
+void entry_leave(struct store *store, struct entry *entry);
+/* And counted in one of store->figures, its key remembered. */
 void entry_drop(struct store *store, struct entry *entry, uint64_t *reason);
 /* Room may have come free. */
 void room_changed(struct store *store);
@@ -375,10 +423,10 @@ void note_dead(struct store *store, struct span key, uint64_t version);
 /* Has a version of this key (or of another whose hash is like it) gone that is newer than this one? */
 bool died_since(const struct store *store, struct span key, uint64_t version);
 /* Have the remove log say that this version is dead, without anybody waiting. What stays in memory needs a new version: a record
- * of the old one would be dead on arrival. */
+ * of the old one would be dead on arrival. Then changed(). */
 void bury(struct store *store, struct span key, uint64_t version);
-/* The object is about to be dropped, and its key may be put anew: if there may be a record of it that the table does not know, bury it. */
-void bury_stray(struct store *store, const struct entry *entry);
+/* A record of this version may be on disk that the table does not know, and the object stays. */
+void entry_is_stray(struct store *store, struct entry *entry);
 /* Something may be on disk that the table does not know of (a kill or a sync failed): from now on every remove and replace is logged. */
 void in_doubt(struct store *store);
 

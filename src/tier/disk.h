@@ -234,8 +234,9 @@ struct disk_kill_page {
     /* set by the caller */
     struct disk_kill_cursor cursor; /* before fn(0): where to go on */
     uint32_t limit;                 /* at least 1 */
-    /* set before fn(0); they are gone when it returns */
-    const struct log_entry *kills;
+    /* set before fn(0) */
+    const struct log_entry *kills; /* they, and their names, are in `memory`, */
+    void *memory;                  /* which whoever is told frees */
     uint32_t count;
     bool at_end; /* there are no more at the moment */
     /* the tier's */

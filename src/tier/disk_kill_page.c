@@ -22,7 +22,7 @@ struct reading {
     uint32_t limit;
     struct log_entry *kills;
     uint32_t count;
-    uint8_t *names;
+    uint8_t *names; /* behind them */
     size_t names_len;
     bool log_ended;
     int err;
@@ -30,7 +30,6 @@ struct reading {
 
 static void reading_free(struct reading *reading)
 {
-    free(reading->names);
     free(reading->kills);
     free(reading);
 }
@@ -183,13 +182,15 @@ static void reading_done(struct job *job)
     }
     if (!reading->err) {
         page->cursor = reading->cursor;
-        page->kills = reading->kills;
+        page->kills = page->memory = reading->kills;
+        reading->kills = NULL;
         page->count = reading->count;
         page->at_end = reading->log_ended && reading->cursor.offset >= reading->bytes;
     }
-    disk_kill_page_fn fn = page->fn;
-    fn(page, reading->err);
+    int err = reading->err;
     reading_free(reading);
+    disk_kill_page_fn fn = page->fn;
+    fn(page, err);
 }
 
 static int page_begin(struct disk *disk, struct disk_kill_page *page)
@@ -200,10 +201,10 @@ static int page_begin(struct disk *disk, struct disk_kill_page *page)
     *reading = (struct reading){.disk = disk, .page = page, .loop = disk->loop, .folder = disk->folder};
     reading->cursor = page->cursor;
     reading->limit = page->limit < KILL_PAGE_MOST ? page->limit : KILL_PAGE_MOST;
-    reading->kills = calloc(reading->limit, sizeof *reading->kills);
-    reading->names = malloc(KILL_PAGE_NAMES_BYTES);
+    reading->kills = malloc(reading->limit * sizeof *reading->kills + KILL_PAGE_NAMES_BYTES);
+    reading->names = (uint8_t *)(reading->kills + reading->limit);
     uint64_t log = log_from(disk, page->cursor.log, &reading->bytes);
-    if (!reading->kills || !reading->names || log == 0) {
+    if (!reading->kills || log == 0) {
         reading_free(reading);
         return log == 0 ? KVD_ECORRUPT : -ENOMEM; /* a cursor of another folder */
     }

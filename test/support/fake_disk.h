@@ -23,6 +23,7 @@ struct segment {
     struct list link;
     uint64_t number;
     char path[32];
+    uint8_t id[DISK_ID_BYTES];
     void *user;
     uint32_t blocks;
     bool ended, sync_failed, killing, killed, dead;
@@ -73,7 +74,8 @@ struct disk {
     struct list noted; /* kills that were asked for in this process, whatever became of them: what they name is not announced */
     /* under way */
     struct list queue, running, kills, syncs, reads;
-    struct disk_probe *probe; /* one at a time */
+    struct disk_probe *probe;    /* one at a time */
+    struct disk_kill_page *page; /* likewise */
     uint64_t queued_bytes, drain_rate;
     unsigned kills_started, writes_started, late_reads;
     uint64_t used_bytes; /* the test's */
@@ -119,6 +121,7 @@ static inline struct segment *fake_segment_new(struct disk *disk)
     cr_assert_not_null(segment);
     segment->number = ++disk->segments_made;
     segment->blocks = 1;
+    memset(segment->id, (int)segment->number, sizeof segment->id);
     snprintf(segment->path, sizeof segment->path, "kvd/fake/%04llu.seg", (unsigned long long)segment->number);
     list_push_back(&disk->segments, &segment->link);
     return segment;
@@ -671,6 +674,39 @@ bool disk_versions_jumped(const struct disk *disk)
     return disk->jumped;
 }
 
+static inline int fake_versions_known(const struct disk *disk)
+{
+    return disk->state == DISK_OFF ? KVD_EOFF : disk->state == DISK_OPENING ? KVD_EBUSY : 0;
+}
+
+int disk_give_version(struct disk *disk, uint64_t *version)
+{
+    int err = fake_versions_known(disk);
+    if (!err)
+        *version = disk_next_version(disk);
+    return err;
+}
+
+int disk_raise_version(struct disk *disk, uint64_t floor)
+{
+    int err = floor > DISK_VERSION_MOST ? KVD_EUSAGE : fake_versions_known(disk);
+    if (!err)
+        disk->version = max_u64(disk->version, floor);
+    return err;
+}
+
+enum disk_synced disk_synced(const struct disk_where *where)
+{
+    if (where->segment->sync_failed)
+        return DISK_UNSURE;
+    return fake_record_at(fake_disk, where)->state == RECORD_SYNCED ? DISK_SYNCED : DISK_NOT_SYNCED;
+}
+
+const uint8_t *segment_id(const struct segment *segment)
+{
+    return segment->id;
+}
+
 static inline int fake_allowed(const struct disk *disk)
 {
     if (disk->state == DISK_OFF || disk->state == DISK_TRIPPED)
@@ -780,6 +816,18 @@ int disk_kill_start(struct disk *disk, struct disk_kill *kill, disk_kill_fn fn)
 void disk_kill_missed(struct disk *disk, const struct disk_kill *kill)
 {
     fake_dead_add(&disk->noted, kill);
+}
+
+/* The test ends it: with kills of its own, or an error. */
+int disk_kill_page_start(struct disk *disk, struct disk_kill_page *page, disk_kill_page_fn fn)
+{
+    int err = fake_allowed(disk);
+    if (err)
+        return err;
+    cr_assert(page->limit > 0 && !disk->page);
+    page->fn = fn;
+    disk->page = page;
+    return 0;
 }
 
 bool disk_kill_pending(const struct disk *disk, struct span key)

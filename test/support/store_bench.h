@@ -112,18 +112,23 @@ static inline void bench_told(void)
     }
 }
 
-static inline void bench_begin(const struct store_config *config)
+static inline void bench_begin_with(const struct store_config *config, const struct store_events *events)
 {
-    static const struct store_events events = {.opened = bench_opened, .recovered = bench_recovered};
     bench = (struct bench){.opened = NOT_ENDED};
     struct loop_options options = {.job_threads = 1, .io_threads = 1, .forbid_ring = true};
     cr_assert_eq(loop_new(&bench.loop, &options, &quiet), 0);
-    cr_assert_eq(store_new(&bench.store, bench.loop, bench.loop, &quiet, config, &events, &bench), 0);
+    cr_assert_eq(store_new(&bench.store, bench.loop, bench.loop, &quiet, config, events, &bench), 0);
     bench_fix_order(bench.store);
     bench.disk = fake_disk;
     bench.disk->told = bench_told;
     lease_owner_init(&bench.owner);
     task_init(&bench.turn, bench.loop, bench_turn);
+}
+
+static inline void bench_begin(const struct store_config *config)
+{
+    static const struct store_events events = {.opened = bench_opened, .recovered = bench_recovered};
+    bench_begin_with(config, &events);
 }
 
 /* With the disk open and all of it known. */

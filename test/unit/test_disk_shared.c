@@ -44,6 +44,8 @@ static void page_read(struct disk_kill_page *page, int err)
         if (kill->kind == KILL_KEY && sscanf(name, "k%u", &number) == 1 && number < 64)
             seen->highest[number] = max_u64(seen->highest[number], kill->version);
     }
+    if (!err)
+        free(page->memory);
     loop_stop(seen->rig->loop);
 }
 
