@@ -162,7 +162,7 @@ static void write_alive(struct files_op *op, uint8_t *block)
     read_alive(op, block, op->files.id);
     bool later = op->alive_there && incarnation_before(mine.name.incarnation, op->alive.name.incarnation);
     op->alive_result = later ? ALIVE_REPLACED : ALIVE_FAILED;
-    if (later || could_not_read(op->err))
+    if (later || could_not_read(op->err) || op->err == KVD_EFORMAT) /* which may be a later start's, of a newer kvd */
         return;
     char path[PATH_BYTES];
     path_of(op, path, "%s/alive", op->files.id);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/error.h"
 #include "cluster/files.h"
@@ -285,6 +286,30 @@ Test(cluster_files, a_later_start_ends_an_earlier_one)
     cr_assert_eq(write_alive(&place, "n1", 3, 1), ALIVE_WRITTEN);
     cr_assert_eq(write_alive(&place, "n1", 2, 1), ALIVE_REPLACED);
     cr_assert_eq(start_there(&place, "n1"), 3);
+    place_close(&place);
+}
+
+Test(cluster_files, an_alive_of_a_newer_format_is_left_alone)
+{
+    struct place place;
+    place_open(&place);
+    cr_assert_eq(begin(&place, "n1"), 0);
+    uint8_t newer[ALIVE_BYTES], there[ALIVE_BYTES];
+    struct alive alive = alive_of("n1", 1, 1);
+    alive_build(newer, span_text("test"), &alive);
+    newer[4]++;
+    put_le64(newer + ALIVE_BYTES - 8, XXH3_64bits(newer, ALIVE_BYTES - 8));
+    char path[300];
+    snprintf(path, sizeof path, "%s/test/n1/alive", place.dir);
+    FILE *file = fopen(path, "r+");
+    cr_assert(file && fwrite(newer, sizeof newer, 1, file) == 1);
+    cr_assert_eq(fclose(file), 0);
+    cr_assert_eq(write_alive(&place, "n1", 2, 1), ALIVE_FAILED);
+    file = fopen(path, "r");
+    cr_assert(file && fread(there, sizeof there, 1, file) == 1);
+    fclose(file);
+    cr_assert_arr_eq(there, newer, sizeof newer);
+    cr_assert_eq(begin(&place, "n1"), KVD_EFORMAT);
     place_close(&place);
 }
 
