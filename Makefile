@@ -280,7 +280,7 @@ SIM_WRAPS := malloc calloc realloc aligned_alloc free strdup asprintf check_fail
     disk_kill_start disk_kill_pending disk_sync_start disk_read_start disk_write_start persist_detach lease_add blob_unref session_reply \
     probe_first
 SIM_PLANTS := version-unseen remove-forgets-write remove-at-once short-unseen torn-unseen lease-ignored buffer-reused sync-lies ack-early \
-    lost-reply leak
+    lost-reply leak lent-early
 # Of what only a second host sees.
 TWO_HOSTS_PLANTS := file-unchecked remove-own-only
 SWEEP_PLANTS := kill-unseen

@@ -201,6 +201,7 @@ static void print_figures(const struct figures *sum)
         if (sum->faults[i] > 0)
             printf(", %s %llu", names[i], (unsigned long long)sum->faults[i]);
     printf("\n");
+    printf("sent without a copy: %llu bytes, which were the same until the kernel let them go\n", (unsigned long long)sum->lent_bytes);
     if (sum->two_hosts > 0)
         printf("two hosts in %llu: names that were old %llu, that were not known yet %llu, reads of files that were gone %llu; objects "
                "found of "

@@ -52,6 +52,7 @@ static const char *const names[PLANT_COUNT] = {
     [PLANT_NO_RECHECK] = "file-unchecked",
     [PLANT_KILL_OWN] = "remove-own-only",
     [PLANT_ORDER] = "unlink-first",
+    [PLANT_LENT] = "lent-early",
 };
 
 const char *plant_name(enum plant plant)

@@ -151,6 +151,7 @@ static void way_choose(struct scenario *scenario)
 {
     scenario->hosts = 1;
     scenario->small_index = !sweeping() && chance_one_in(12);
+    scenario->zero_copy = sim->seed % 4 == 1;
     if (sim->seed % 8 == 3)
         scenario->segment = 0;
     if (sweeping())
@@ -311,7 +312,8 @@ static void life_opens(void *arg)
 /* As main() makes them: the store lives on the only one, or on one more. */
 static void loops_make(struct life *life)
 {
-    struct loop_options options = {.io_depth = (unsigned)life->config.io_depth, .locked = life->config.loops > 1};
+    struct loop_options options = {
+        .io_depth = (unsigned)life->config.io_depth, .locked = life->config.loops > 1, .zero_copy_sends = sim->scenario.zero_copy};
     sim->in_server = true;
     loop_new(&life->store_loop, &options, &life->log);
     options.locked = false;

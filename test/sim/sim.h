@@ -44,6 +44,7 @@ enum plant {
     PLANT_NO_RECHECK,     /* what is in memory is served without a look at its file: with two hosts, for ever */
     PLANT_KILL_OWN,       /* a remove leaves the files of other hosts alone */
     PLANT_ORDER,          /* a segment is unlinked before the log says that it is dead */
+    PLANT_LENT,           /* a send is over when the kernel has its bytes, though it reads them where they lie */
     PLANT_COUNT
 };
 const char *plant_name(enum plant plant);
@@ -64,6 +65,7 @@ struct figures {
     uint64_t disk_ops, faults[DISK_OPS], shorts, torn, flips, going, vanished, hung, slow, heap;
     uint64_t leases, mortal, jumps, drains, teardowns, scrubs, evicted, promoted, reclaimed, rewritten, dropped, resets;
     uint64_t beyond_index, two_hosts, elsewhere, probes_found, stale_names, stale_missing, late_reads;
+    uint64_t lent_bytes;
 };
 
 /* What a client may do next. */
@@ -103,6 +105,7 @@ struct scenario {
     bool calm; /* the disk does what it should */
     bool shorts;
     bool slow_network;
+    bool zero_copy; /* the kernel does not copy what is sent */
     unsigned clients, ops, pipeline, lives;
     unsigned orderly; /* percent of lives that are ended in an orderly way */
     unsigned power;   /* percent of crashes that are power cuts */
@@ -305,6 +308,7 @@ unsigned loop_open_conns(const struct loop *loop);
 
 struct loop_parts {
     struct list dirty_conns;
+    bool zero_copy_sends;
     unsigned open_conns, open_listeners;
     struct list files_waiting;
     unsigned files_depth, files_in_flight;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "base/sum.h"
 #include "sim.h"
 
 enum { TURN_BYTES = 1 << 20, TURN_READS = 16 };
@@ -39,6 +40,15 @@ struct listener {
     unsigned place_count;
 };
 
+/* Bytes that the kernel reads where they lie: they stay the same until it lets them go. */
+struct part {
+    struct list link; /* conn->parts */
+    uint32_t number;
+    size_t len;
+    const void *at;
+    uint64_t sum;
+};
+
 struct conn {
     struct wire *wire; /* NULL once closed */
     struct loop *loop;
@@ -47,6 +57,11 @@ struct conn {
     conn_closed_fn closed;
     void *closed_owner;
     struct list dirty, queued, finished;
+    struct list lent;  /* sends that are through, and wait for bytes of theirs, or of one before them */
+    struct list parts; /* not let go, in their order */
+    uint32_t part_number;
+    uint64_t lent_bytes;
+    struct event *letting_go;
     struct task task;
     struct task arrival; /* on its loop */
     struct listener_place *place;
@@ -225,6 +240,8 @@ static void accept_one(void *arg)
     list_init(&conn->dirty);
     list_init(&conn->queued);
     list_init(&conn->finished);
+    list_init(&conn->lent);
+    list_init(&conn->parts);
     task_init(&conn->task, conn->loop, conn_tasked);
     loop_parts(conn->loop)->open_conns++;
     wire->conn = conn;
@@ -453,13 +470,69 @@ void conn_resume(struct conn *conn)
 
 /* ---- sending ---- */
 
+static bool send_is_lent(const struct conn *conn, const struct conn_send *send)
+{
+    struct list *first = conn->parts.next;
+    return send->lent && first != &conn->parts && CONTAINER_OF(first, struct part, link)->number <= send->last_call && !planted(PLANT_LENT);
+}
+
 static void send_finish(struct conn *conn, struct conn_send *send, int err)
 {
     CHECK(!send->done);
     send->done = true;
     send->err = err;
     list_remove(&send->link);
-    list_push_back(&conn->finished, &send->link);
+    bool waits = !list_empty(&conn->lent) || send_is_lent(conn, send);
+    list_push_back(waits ? &conn->lent : &conn->finished, &send->link);
+}
+
+static void lets_go(void *arg);
+
+/* It does when the peer's kernel has them; or, where the network card has them still, at any time after that. */
+static void let_go_soon(struct conn *conn)
+{
+    if (!conn->letting_go && !list_empty(&conn->parts))
+        conn->letting_go = event_add(chance_one_in(10) ? chance_delay(SECOND) : chance_delay(10 * MS), true, lets_go, conn);
+}
+
+static void part_lend(struct conn *conn, struct conn_send *send, const void *at, size_t len)
+{
+    struct part *part = seam_alloc(16, sizeof *part);
+    *part = (struct part){.number = conn->part_number++, .len = len, .at = at, .sum = sum_of(at, len)};
+    list_push_back(&conn->parts, &part->link);
+    send->lent = true;
+    send->last_call = part->number;
+    conn->lent_bytes += len;
+    let_go_soon(conn);
+}
+
+static void part_let_go(struct conn *conn, struct part *part)
+{
+    if (sum_of(part->at, part->len) != part->sum)
+        sim_fail("%zu bytes were changed while the kernel still read them", part->len);
+    conn->lent_bytes -= part->len;
+    sim->figures.lent_bytes += part->len;
+    free(part);
+}
+
+static void conn_closed(void *arg);
+
+static void lets_go(void *arg)
+{
+    struct conn *conn = arg;
+    struct list *at;
+    conn->letting_go = NULL;
+    for (uint64_t count = 1 + chance_below(8); count > 0 && (at = list_pop_front(&conn->parts)) != NULL; count--)
+        part_let_go(conn, CONTAINER_OF(at, struct part, link));
+    while ((at = list_first(&conn->lent)) != NULL && !send_is_lent(conn, CONTAINER_OF(at, struct conn_send, link))) {
+        list_remove(at);
+        list_push_back(&conn->finished, at);
+    }
+    let_go_soon(conn);
+    if (!conn->closing && !list_empty(&conn->finished))
+        task_post(&conn->task);
+    else if (conn->closing && list_empty(&conn->parts))
+        conn_closed(conn);
 }
 
 static void fail_sends(struct conn *conn, int err)
@@ -484,6 +557,8 @@ static bool send_some(struct conn *conn, struct conn_send *send)
         size_t part = min_u64(send->iov->iov_len, room);
         if (part > 0)
             queue_add(down, send->iov->iov_base, part);
+        if (part > 0 && send->large)
+            part_lend(conn, send, send->iov->iov_base, part);
         send->iov->iov_base = (char *)send->iov->iov_base + part;
         send->iov->iov_len -= part;
         conn->unsent_bytes -= part;
@@ -540,6 +615,8 @@ void conn_send(struct conn *conn, struct conn_send *send, conn_send_fn fn)
     CHECK(!loop_is_held(conn->loop));
     send->fn = fn;
     send->done = false;
+    send->lent = false;
+    send->large = loop_parts(conn->loop)->zero_copy_sends && chance_one_in(2);
     send->err = 0;
     list_push_back(&conn->queued, &send->link);
     if (conn->closing || conn->send_err || conn->shutdown_wanted) {
@@ -608,6 +685,7 @@ void conn_close(struct conn *conn, conn_closed_fn fn, void *owner)
     conn->closed = fn;
     conn->closed_owner = owner;
     fail_sends(conn, -ECANCELED);
+    bool lent = !list_empty(&conn->parts);
     list_remove(&conn->dirty);
     task_cancel(&conn->task);
     note("conn.close", wire->number, 0, 0);
@@ -615,22 +693,24 @@ void conn_close(struct conn *conn, conn_closed_fn fn, void *owner)
     conn->wire = NULL;
     wire->conn = NULL;
     wire->server_gone = true;
-    /* A socket that is closed with bytes unread resets the connection: what was on its way back may be lost. */
-    if (wire->up.len > 0 && chance_one_in(2))
+    /* A socket that is closed with bytes unread resets the connection: what was on its way back may be lost. One with bytes that the kernel
+     * still reads is disconnected. */
+    if (lent || (wire->up.len > 0 && chance_one_in(2)))
         queue_skip(&wire->down, wire->down.len);
     down_go(wire);
-    event_add(chance_below(50), true, conn_closed, conn);
+    if (!lent)
+        event_add(chance_below(50), true, conn_closed, conn);
     wire_free_maybe(wire);
 }
 
 uint64_t conn_unsent_bytes(const struct conn *conn)
 {
-    return conn->unsent_bytes;
+    return conn->unsent_bytes + conn->lent_bytes;
 }
 
 uint64_t conn_sent_bytes(const struct conn *conn)
 {
-    return conn->sent_bytes;
+    return conn->sent_bytes - conn->lent_bytes;
 }
 
 uint64_t conn_received_bytes(const struct conn *conn)
@@ -644,7 +724,7 @@ void conn_peer_text(const struct conn *conn, char out[CONN_PEER_BYTES])
     snprintf(out, CONN_PEER_BYTES, "unknown");
 }
 
-/* The kernel takes no bytes without a copy here. */
+/* sim->figures has what there is to count. */
 void conns_figures(const struct loop *loop, struct conns_figures *out)
 {
     (void)loop;

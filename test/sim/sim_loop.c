@@ -50,6 +50,7 @@ int loop_new(struct loop **out, const struct loop_options *options, const struct
     list_init(&loop->posts);
     list_init(&loop->team);
     loop->locked = options->locked;
+    loop->parts.zero_copy_sends = options->zero_copy_sends;
     loop->parts.files_depth = options->io_depth ? options->io_depth : IO_DEPTH;
     *out = loop;
     loop_entered(loop);
