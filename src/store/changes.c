@@ -244,41 +244,55 @@ static struct store_holding *told_next(struct telling *telling, struct span key)
     CHECK(telling->count < TOLD_AT_ONCE + ALIKE);
     struct told_holding *told = &telling->told[telling->count++];
     memcpy(told->key, key.at, key.len);
-    told->holding = (struct store_holding){.key = span_of(told->key, key.len)};
-    told->holding.sealed = put_is_sealed(telling->store, key);
+    told->holding.key = span_of(told->key, key.len);
     return &told->holding;
 }
 
-static void told_entry(struct telling *telling, struct entry *entry)
+static void holding_of_entry(struct store *store, struct entry *entry, struct store_holding *out)
 {
-    struct store_holding *holding = told_next(telling, entry_key(entry));
-    holding->version = entry->version;
-    holding->size = entry->size;
-    holding->checksum = entry->checksum;
-    holding->expires_ms = expire_wall_ms(telling->store, entry);
-    holding->in_memory = entry->blob != NULL;
-    holding->on_disk = entry->place != NULL;
+    *out = (struct store_holding){
+        .key = out->key,
+        .version = entry->version,
+        .size = entry->size,
+        .checksum = entry->checksum,
+        .expires_ms = expire_wall_ms(store, entry),
+        .in_memory = entry->blob != NULL,
+        .on_disk = entry->place != NULL,
+        .sealed = put_is_sealed(store, out->key),
+    };
     if (!entry->place)
         return;
     struct disk_where where = where_of(entry);
-    holding->synced = disk_synced(&where) == DISK_SYNCED;
-    holding->sequence = segment_sequence(where.segment);
-    memcpy(holding->segment_id, segment_id(where.segment), DISK_ID_BYTES);
-    holding->block = where.block;
-    holding->blocks = where.blocks;
+    out->synced = disk_synced(&where) == DISK_SYNCED;
+    out->sequence = segment_sequence(where.segment);
+    memcpy(out->segment_id, segment_id(where.segment), DISK_ID_BYTES);
+    out->block = where.block;
+    out->blocks = where.blocks;
 }
 
-static void told_change(struct telling *telling, const struct change *change)
+/* out->key is set. What is being buried is not dead for certain. */
+static void holding_of_key(struct store *store, uint64_t version, struct store_holding *out)
 {
-    struct store *store = telling->store;
-    struct entry *entry = table_find(store->table, change_key(change), table_hash(store->table, change_key(change)));
+    struct entry *entry = table_find(store->table, out->key, table_hash(store->table, out->key));
     if (entry && !entry_expired(store, entry)) {
-        told_entry(telling, entry);
+        holding_of_entry(store, entry, out);
         return;
     }
-    struct store_holding *holding = told_next(telling, change_key(change));
-    holding->version = change->version;
-    holding->unsure = !store->recovered || store->overflowing > 0 || store->doubt > 0;
+    *out = (struct store_holding){
+        .key = out->key,
+        .version = version,
+        .sealed = put_is_sealed(store, out->key),
+        .unsure = !store->recovered || store->overflowing > 0 || store->doubt > 0 || disk_kill_pending(store->disk, out->key),
+    };
+}
+
+void store_holds(struct store *store, struct span key, struct store_holding *out)
+{
+    store_lock(store);
+    CHECK(store->config.in_cluster);
+    out->key = key;
+    holding_of_key(store, 0, out);
+    store_unlock(store);
 }
 
 static void tell_all(const struct telling *telling, store_holding_fn fn, void *arg)
@@ -300,7 +314,7 @@ uint32_t store_changes(struct store *store, uint32_t limit, bool *lost, store_ho
         changes->lost = false;
         for (struct list *at; telling.count < min_u64(TOLD_AT_ONCE, limit - told) && (at = list_pop_front(&changes->ready)) != NULL;) {
             struct change *change = CONTAINER_OF(at, struct change, ready);
-            told_change(&telling, change);
+            holding_of_key(store, change->version, told_next(&telling, change_key(change)));
             free_if_done(changes, change);
         }
         store_unlock(store);
@@ -316,7 +330,7 @@ static void walk_one(void *arg, struct entry *entry)
     struct telling *telling = arg;
     if (entry_expired(telling->store, entry))
         return;
-    told_entry(telling, entry);
+    holding_of_entry(telling->store, entry, told_next(telling, entry_key(entry)));
     struct disk_where where = entry->place ? where_of(entry) : (struct disk_where){0};
     if (entry->place && disk_synced(&where) == DISK_NOT_SYNCED)
         changed_on_disk(telling->store, entry);

@@ -371,12 +371,14 @@ struct store_holding {
     bool in_memory, on_disk;
     bool synced; /* on disk, and it would survive a power cut */
     bool sealed; /* a put of the key is sealed and not shown yet */
-    bool unsure; /* nothing is here as far as is known, but a record may be (what could not be read, or buried) */
+    bool unsure; /* nothing is here as far as is known, but a record may be: what could not be read, or is not buried yet */
     /* where it is on disk */
     uint64_t sequence;
     uint8_t segment_id[DISK_ID_BYTES];
     uint32_t block, blocks;
 };
+/* As it is now; out->key is `key`. Where nothing is here the version is 0. */
+void store_holds(struct store *store, struct span key, struct store_holding *out);
 /* Without the store's lock; the key is borrowed for the call. */
 typedef void (*store_holding_fn)(void *arg, const struct store_holding *holding);
 /* Tell of up to `limit` keys whose replicas here have changed by themselves since they were told last: left memory, on disk and synced

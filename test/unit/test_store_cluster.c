@@ -608,7 +608,14 @@ Test(store_cluster, what_was_wrong_on_disk_is_told_and_its_version_stays_the_own
     cr_assert_eq(stat_of("both").version, 5001);
     cr_assert_eq(take_changes(), 1); /* "nothing" only when no restart can say otherwise */
     cr_assert(told_of("both")->in_memory && !told_of("both")->on_disk);
+    struct store_holding holding;
+    store_holds(bench.store, span_text("only"), &holding);
+    cr_assert(holding.unsure && !holding.in_memory && !holding.on_disk && span_equal(holding.key, span_text("only")));
+    store_holds(bench.store, span_text("both"), &holding);
+    cr_assert(holding.in_memory && !holding.on_disk && holding.version == 5001 && !holding.unsure);
     fake_kill_all(bench.disk);
+    store_holds(bench.store, span_text("only"), &holding);
+    cr_assert(!holding.unsure && holding.version == 0);
     cr_assert_eq(take_changes(), 1);
     cr_assert(!told_of("only")->in_memory && !told_of("only")->on_disk && !told_of("only")->unsure && told_of("only")->version == 5000);
     cr_assert_not(fake_may_rise(bench.disk, span_text("only"), 5000));
