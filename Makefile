@@ -166,6 +166,7 @@ LDFLAGS_test_conn := -Wl,--wrap=sendmsg,--wrap=recvmsg,--wrap=setsockopt
 
 # What breaks the rules of views must be found.
 LDFLAGS_test_member := -Wl,--wrap=rule_wait_us,--wrap=rule_lease_end,--wrap=rule_may_promise,--wrap=rivals_add
+LDFLAGS_test_owner := -Wl,--wrap=owner_complete,--wrap=rivals_add,--wrap=owner_keep_kill,--wrap=owner_note_loss
 
 $(OUT)/test/%: $(OBJ)/test/unit/%.o $(OBJ)/tested.a
 	@mkdir -p $(@D)
