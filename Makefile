@@ -164,6 +164,9 @@ LDFLAGS_test_session := -Wl,--wrap=conn_sent_bytes,--wrap=conn_unsent_bytes,--wr
 # The kernel has no memory for a notice, or is late with it, when a test says so.
 LDFLAGS_test_conn := -Wl,--wrap=sendmsg,--wrap=recvmsg,--wrap=setsockopt
 
+# One counts the system calls for what is sent.
+LDFLAGS_test_peer := -Wl,--wrap=sendmsg
+
 # What breaks the rules of views must be found.
 LDFLAGS_test_member := -Wl,--wrap=rule_wait_us,--wrap=rule_lease_end,--wrap=rule_may_promise,--wrap=rivals_add
 LDFLAGS_test_owner := -Wl,--wrap=owner_complete,--wrap=rivals_add,--wrap=owner_keep_kill,--wrap=owner_note_loss

@@ -35,6 +35,8 @@ const struct config_key config_keys[] = {
      "with peers: a node that has not answered for so long is left out of the next view"},
     {"dead-after", CONFIG_DURATION, AT(dead_after), 0, "10m", 400, 86400000, NULL, false,
      "with peers: how long a node may act while the directory does not answer; the same on all nodes"},
+    {"peer-timeout", CONFIG_DURATION, AT(peer_timeout), 0, "1s", 50, 60000, NULL, false,
+     "with peers: how long this node waits for another's answer to one message"},
     {"memory", CONFIG_SIZE, AT(memory), 0, "4g", 4 * MIB, 16 * TIB, NULL, false,
      "size of the memory pool, which holds all values in memory"},
     {"prefault", CONFIG_TEXT, TEXT(prefault), "yes", 0, UINT64_MAX, "yes|no", false,

@@ -35,7 +35,7 @@ struct config {
     char peers[16];
     char advertise[NODE_ADDRESS_MAX + 1];
     char cluster_token_file[CONFIG_TEXT_BYTES];
-    uint64_t lease_time, suspect, dead_after;
+    uint64_t lease_time, suspect, dead_after, peer_timeout;
     uint64_t memory, disk, segment_size, write_queue, inflight, request_memory, read_split, max_value;
     uint64_t wait_for_index, drain_timeout, send_timeout, frame_timeout;
     uint64_t loops, io_depth, io_bytes, max_connections, disk_timeout, rewrite_share, index_memory, disk_free_min, disk_min, unlink_delay;

@@ -326,15 +326,17 @@ static const char *node_state(const struct cluster_peer_info *node)
 
 static void node_row(struct figures *out, const struct cluster_peer_info *node)
 {
-    char name[NODE_ID_MAX + 8], value[NODE_ADDRESS_MAX + 256];
+    char name[NODE_ID_MAX + 8], value[NODE_ADDRESS_MAX + 384];
     snprintf(name, sizeof name, "node.%s", node->id);
     int len = snprintf(value, sizeof value, "%s%s %s start=%llu addr=%s", node->self ? "self " : "", node->member ? "member" : "outside",
                        node_state(node), (unsigned long long)node->start, node->address);
     if (!node->self)
-        snprintf(value + len, sizeof value - (size_t)len,
-                 " acknowledged=%llu round_trip_us=%llu beats=%llu failures=%llu sent_bytes=%llu received_bytes=%llu",
-                 (unsigned long long)node->acknowledged, (unsigned long long)node->round_trip_us, (unsigned long long)node->beats,
-                 (unsigned long long)node->failures, (unsigned long long)node->sent_bytes, (unsigned long long)node->received_bytes);
+        snprintf(
+            value + len, sizeof value - (size_t)len,
+            " acknowledged=%llu round_trip_us=%llu answered=%llu failures=%llu late=%llu slow=%llu sent_bytes=%llu received_bytes=%llu",
+            (unsigned long long)node->acknowledged, (unsigned long long)node->round_trip_us, (unsigned long long)node->answered,
+            (unsigned long long)node->failures, (unsigned long long)node->late, (unsigned long long)node->slow,
+            (unsigned long long)node->sent_bytes, (unsigned long long)node->received_bytes);
     text(out, name, value);
 }
 
@@ -359,6 +361,7 @@ static void cluster_section(struct figures *out, const struct sources *from)
     number(out, "views_published_total", info.views_published);
     number(out, "left_out_total", info.left_out);
     number(out, "file_failures_total", info.file_failures);
+    number(out, "denied_joins_total", figure(&from->figures.denied_joins));
     for (uint32_t i = 0; i < info.count; i++)
         node_row(out, &info.peers[i]);
 }

@@ -82,6 +82,7 @@ static void figures_add(struct server_figures *sum, const struct server_figures 
     figure_add(&sum->denied, figure(&more->denied));
     figure_add(&sum->cut_strangers, figure(&more->cut_strangers));
     figure_add(&sum->cut_token_gone, figure(&more->cut_token_gone));
+    figure_add(&sum->denied_joins, figure(&more->denied_joins));
     figure_add(&sum->received_bytes, figure(&more->received_bytes));
     figure_add(&sum->sent_bytes, figure(&more->sent_bytes));
     for (unsigned op = 0; op < 256; op++)
@@ -558,6 +559,7 @@ int server_join_cluster(struct server *server, const struct token *token)
         .lease_ms = config->lease_time,
         .suspect_ms = config->suspect,
         .dead_after_ms = config->dead_after,
+        .peer_timeout_ms = config->peer_timeout,
     };
     return cluster_new(&server->cluster, server->loops[0].loop, server->store_loop, server->log, &options, node_is_over, server);
 }

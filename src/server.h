@@ -52,7 +52,7 @@ struct server_figures {
     _Atomic uint64_t busy;              /* of these: BUSY */
     _Atomic uint64_t cut_slow_senders, cut_slow_readers, bad_frames;
     _Atomic uint64_t auths, failed_auths, denied; /* denied: answered with DENIED, failed AUTHs too */
-    _Atomic uint64_t cut_strangers, cut_token_gone;
+    _Atomic uint64_t cut_strangers, cut_token_gone, denied_joins;
     _Atomic uint64_t received_bytes, sent_bytes; /* as of the last tick, but for the loop that asks */
     _Atomic uint64_t ops[256];
 };
@@ -108,6 +108,8 @@ struct server {
     _Atomic uint64_t request_bytes; /* of all sessions: of metas that are being gathered or wait, and of keys that requests remember */
     atomic_bool no_puts;            /* ADMIN drain: puts are refused, the rest goes on */
     atomic_bool tearing_down;       /* ADMIN teardown: so is all else, and at the end the folder goes */
+    /* JOINs that were denied: when one was logged last, 0: never; and how many since. */
+    _Atomic uint64_t join_denial_ms, join_denials;
     /* the first loop's */
     struct listener *listener;
     struct listener_place *places;

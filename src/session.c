@@ -242,11 +242,16 @@ bool request_answer(struct request *request)
 
 /* ---- frames in ---- */
 
+bool session_is_stranger(const struct session *session)
+{
+    return session->grant.rights == 0 && session->neighbour.connection == 0;
+}
+
 bool session_clogged(const struct session *session)
 {
     uint64_t unsent = conn_unsent_bytes(session->conn);
     const struct server *server = session->server;
-    return unsent > (session->grant.rights ? OUT_LIMIT_BYTES : STRANGER_OUT_BYTES) ||
+    return unsent > (session_is_stranger(session) ? STRANGER_OUT_BYTES : OUT_LIMIT_BYTES) ||
            (unsent > 0 && atomic_load_explicit(&server->reply_bytes, memory_order_relaxed) > server_reply_limit(server));
 }
 
@@ -396,7 +401,7 @@ static void meta_done(struct session *session, struct span meta)
 /* Nobody takes in much for who has not said who he is. */
 static bool stranger_sends_much(const struct session *session)
 {
-    return session->grant.rights == 0 && (session->frame.body_len > 0 || session->frame.meta_len > STRANGER_META_BYTES);
+    return session_is_stranger(session) && (session->frame.body_len > 0 || session->frame.meta_len > STRANGER_META_BYTES);
 }
 
 /* The prefix is there. */
@@ -739,7 +744,7 @@ void session_tick(struct session *session, uint64_t now)
         session->owed_bytes = sent + conn_unsent_bytes(session->conn); /* some of it may have been queued in this very turn */
         session->progress_ms = now;
     }
-    bool stranger = session->grant.rights == 0 && session->neighbour[0] == '\0' && session->here->state != SERVER_STARTING;
+    bool stranger = session_is_stranger(session) && session->here->state != SERVER_STARTING;
     bool half_way = session->state != SESSION_PREFIX || session->have > 0;
     bool ours = session->waiting || session->stash || session->state == SESSION_READY || session_clogged(session);
     if (ours || !half_way || conn_received_bytes(session->conn) - session->received_bytes >= PACE_BYTES)

@@ -11,6 +11,7 @@
 #ifndef KVD_SESSION_H
 #define KVD_SESSION_H
 
+#include "cluster/arrivals.h"
 #include "proto/frame.h"
 #include "server.h"
 
@@ -60,8 +61,8 @@ struct session {
     uint64_t turn_until_us; /* when it must let others have their turn */
     bool tired;             /* that time has come: the rest is for the next turn */
     struct grant grant;
-    char neighbour[NODE_ID_MAX + 1]; /* the id of the node that it has proved to be; empty: of no node */
-    uint64_t since_ms;               /* when it began to be read */
+    struct arrival neighbour; /* the node that it has proved to be; connection 0: none */
+    uint64_t since_ms;        /* when it began to be read */
     struct lease_owner leases;
     uint64_t heard_ms;       /* the last time that a frame ended, or PACE_BYTES of one had come, or that was not the peer's affair */
     uint64_t received_bytes; /* as of then */
@@ -74,6 +75,8 @@ struct session {
 
 /* Take the conn; reading starts with session_begin(). NULL when the heap is out (the conn is closed). */
 struct session *session_open(struct server_loop *here, struct conn *conn);
+/* Has it shown nothing yet, neither a client's token nor a cluster's? */
+bool session_is_stranger(const struct session *session);
 /* Bring the loop's figures of received and sent bytes up to date. */
 void session_count_bytes(struct session *session);
 void session_begin(struct session *session);

@@ -6,12 +6,22 @@
 
 #include "base/check.h"
 #include "base/error.h"
+#include "cluster/beat.h"
 #include "cluster/files.h"
 #include "cluster/peer.h"
 
 enum {
     WATCH_LOOKS = 6, /* a quarter of a lease time apart: a lease time and a half */
     LEAVE_MS = 1500, /* so long others may take to hear that this node leaves */
+};
+
+/* To another node. */
+struct way {
+    struct cluster *cluster;
+    struct peer peer;
+    struct peer_call beat;
+    bool beating; /* `beat` is under way */
+    bool denied;  /* the last time */
 };
 
 enum stage { STAGE_IDLE, STAGE_BEGIN, STAGE_WATCH, STAGE_FIRST, STAGE_RUN };
@@ -42,7 +52,10 @@ struct cluster {
     bool said_acting;
     enum member_phase said_phase;
     uint64_t said_effective, said_view;
-    struct peer *peers[MEMBER_PEERS_MAX];
+    struct way *ways[MEMBER_PEERS_MAX];
+    struct arrivals arrivals;
+    struct arena arena;
+    struct view heard_view; /* of a beat's answer */
     struct mutex *info_lock;
     struct cluster_info info;
 };
@@ -56,11 +69,11 @@ static void drive(struct cluster *c);
 
 /* ---- figures ---- */
 
-static struct peer *way_to(const struct cluster *c, const char *id)
+static struct way *way_to(const struct cluster *c, const char *id)
 {
     for (size_t i = 0; i < MEMBER_PEERS_MAX; i++)
-        if (c->peers[i] && strcmp(c->peers[i]->id, id) == 0)
-            return c->peers[i];
+        if (c->ways[i] && strcmp(c->ways[i]->peer.id, id) == 0)
+            return c->ways[i];
     return NULL;
 }
 
@@ -78,7 +91,7 @@ static const char *state_of(const struct cluster *c)
 
 static void add_peer(const struct cluster *c, struct cluster_info *info, const struct node_name *name, const struct peer_state *state)
 {
-    const struct peer *way = way_to(c, name->id);
+    const struct way *way = way_to(c, name->id);
     struct cluster_peer_info *out = &info->peers[info->count++];
     *out = (struct cluster_peer_info){.start = name->incarnation.start};
     memcpy(out->id, name->id, sizeof out->id);
@@ -90,11 +103,14 @@ static void add_peer(const struct cluster *c, struct cluster_info *info, const s
     out->acknowledged = state ? state->acknowledged : c->member.acknowledged;
     if (!way)
         return;
-    out->round_trip_us = way->round_trip_us;
-    out->beats = way->beats;
-    out->failures = way->failures;
-    out->sent_bytes = way->sent_bytes + (way->conn && way->phase != PEER_CLOSING ? conn_sent_bytes(way->conn) : 0);
-    out->received_bytes = way->received_bytes + (way->conn && way->phase != PEER_CLOSING ? conn_received_bytes(way->conn) : 0);
+    const struct peer *peer = &way->peer;
+    out->round_trip_us = peer->round_trip_us;
+    out->answered = peer->answered;
+    out->failures = peer->failures;
+    out->late = peer->late;
+    out->slow = peer->slow;
+    out->sent_bytes = peer_sent_bytes(peer);
+    out->received_bytes = peer_received_bytes(peer);
 }
 
 static void tell_figures(struct cluster *c)
@@ -140,7 +156,7 @@ static void is_over(struct task *task)
 static bool all_told(const struct cluster *c)
 {
     for (size_t i = 0; i < MEMBER_PEERS_MAX; i++)
-        if (c->peers[i] && c->peers[i]->waiting)
+        if (c->ways[i] && c->ways[i]->beating)
             return false;
     return c->ops == 0;
 }
@@ -152,11 +168,10 @@ static void check_end(struct cluster *c)
         return;
     bool open = c->ops > 0;
     for (size_t i = 0; i < MEMBER_PEERS_MAX; i++) {
-        if (!c->peers[i])
+        if (!c->ways[i])
             continue;
-        if (c->peers[i]->phase != PEER_CLOSED && c->peers[i]->phase != PEER_CLOSING)
-            peer_close(c->peers[i]);
-        open |= c->peers[i]->conn != NULL;
+        peer_close(&c->ways[i]->peer);
+        open |= !peer_is_quiet(&c->ways[i]->peer);
     }
     if (open)
         return;
@@ -191,64 +206,90 @@ static void say_news(struct cluster *c)
 
 /* ---- ways to others ---- */
 
-static void beat_ended(struct peer *peer, int err, const struct beat *answer)
+/* False: it is no beat. */
+static bool read_beat(struct cluster *c, const char *id, struct span meta, struct beat *beat)
 {
-    struct cluster *c = peer->owner;
-    if (answer)
-        member_hear(&c->member, now_us(c), answer);
-    if (err == KVD_EDENIED && !peer->denied)
-        log_warn(c->log, "peer_denied", "node=%s addr=%s err=\"it has another token, or is another node\"", peer->id, peer->address);
-    peer->denied = err == KVD_EDENIED;
-    enum member_sent sent = answer ? SENT_ANSWERED : err == -ECONNREFUSED ? SENT_REFUSED : SENT_LOST;
-    member_sent(&c->member, now_us(c), peer->id, sent);
-    drive(c);
+    struct msg_beat msg;
+    const char *why;
+    return msg_decode(msg_reply(OP_BEAT), meta, 0, &c->arena, &msg, &why) == 0 &&
+           beat_from_msg(&msg, span_text(c->options.cluster), id, &c->heard_view, beat) == 0;
 }
 
-static void way_closed(struct peer *peer)
+static void beat_ended(struct peer_call *call, int err, enum code code, struct span meta)
+{
+    struct way *way = CONTAINER_OF(call, struct way, beat);
+    struct cluster *c = way->cluster;
+    const struct peer *peer = &way->peer;
+    struct beat answer;
+    bool answered = err == 0 && code == CODE_OK && read_beat(c, peer->id, meta, &answer);
+    bool denied = err == KVD_EDENIED || (err == 0 && code == CODE_DENIED);
+    way->beating = false;
+    if (answered)
+        member_hear(&c->member, now_us(c), &answer);
+    if (denied && !way->denied)
+        log_warn(c->log, "peer_denied", "node=%s addr=%s err=\"it has another token, or is another node\"", peer->id, peer->address);
+    way->denied = denied;
+    member_sent(&c->member, now_us(c), peer->id, answered ? SENT_ANSWERED : err == -ECONNREFUSED ? SENT_REFUSED : SENT_LOST);
+    if (err != KVD_ECLOSING)
+        drive(c);
+}
+
+static void way_quiet(struct peer *peer)
 {
     check_end(peer->owner);
 }
 
 /* One that leads to nobody who is a member makes room. NULL: heap, or all are in use. */
-static struct peer *way_make(struct cluster *c, const char *id)
+static struct way *way_make(struct cluster *c, const char *id)
 {
     size_t at = MEMBER_PEERS_MAX;
     for (size_t i = 0; i < MEMBER_PEERS_MAX && at == MEMBER_PEERS_MAX; i++) {
-        const struct peer *peer = c->peers[i];
-        if (!peer || (!peer->conn && !peer->waiting && !view_member(&c->member.known, peer->id)))
+        const struct way *way = c->ways[i];
+        if (!way || (peer_is_quiet(&way->peer) && !view_member(&c->member.known, way->peer.id)))
             at = i;
     }
     if (at == MEMBER_PEERS_MAX)
         return NULL;
-    if (c->peers[at])
-        peer_fini(c->peers[at]);
+    if (c->ways[at])
+        peer_fini(&c->ways[at]->peer);
     else
-        c->peers[at] = malloc(sizeof *c->peers[at]);
-    if (c->peers[at])
-        peer_init(c->peers[at], &c->self, id, beat_ended, way_closed, c);
-    return c->peers[at];
+        c->ways[at] = malloc(sizeof *c->ways[at]);
+    struct way *way = c->ways[at];
+    if (!way)
+        return NULL;
+    way->cluster = c;
+    way->beating = false;
+    way->denied = false;
+    peer_init(&way->peer, &c->self, id, way_quiet, c);
+    return way;
 }
 
 /* Connections to those who are in no view any more. */
 static void close_idle_ways(struct cluster *c)
 {
     for (size_t i = 0; i < MEMBER_PEERS_MAX; i++) {
-        struct peer *peer = c->peers[i];
-        if (peer && peer->phase == PEER_READY && !view_member(&c->member.known, peer->id))
-            peer_close(peer);
+        struct way *way = c->ways[i];
+        if (way && way->peer.phase == PEER_READY && way->peer.call_count == 0 && !view_member(&c->member.known, way->peer.id))
+            peer_close(&way->peer);
     }
 }
 
 static void send_to(struct cluster *c, const struct member_action *action)
 {
-    struct peer *peer = way_to(c, action->to->id);
-    if (!peer)
-        peer = way_make(c, action->to->id);
-    if (!peer || peer->waiting) {
-        member_sent(&c->member, now_us(c), action->to->id, SENT_LOST);
-        return;
+    struct way *way = way_to(c, action->to->id);
+    if (!way)
+        way = way_make(c, action->to->id);
+    if (way && !way->beating) {
+        struct msg_beat msg;
+        uint8_t view_bytes[VIEW_BYTES];
+        beat_to_msg(&action->beat, span_text(c->options.cluster), view_bytes, &msg);
+        c->self.incarnation = action->beat.from.incarnation;
+        peer_reach(&way->peer, action->to->address);
+        way->beating = peer_call_start(&way->peer, &way->beat, OP_BEAT, &msg, c->options.peer_timeout_ms, beat_ended) == 0;
+        if (way->beating)
+            return;
     }
-    peer_send(peer, action->to->address, &action->beat);
+    member_sent(&c->member, now_us(c), action->to->id, SENT_LOST);
 }
 
 /* ---- files ---- */
@@ -515,10 +556,11 @@ int cluster_new(struct cluster **out, struct loop *home, struct loop *store_loop
     c->options = *options;
     c->files =
         (struct cluster_files){.home = home, .store_loop = store_loop, .dir = options->dir, .cluster = options->cluster, .id = options->id};
-    c->self = (struct peer_self){.loop = home, .log = log, .cluster = options->cluster, .id = options->id, .token = options->token};
+    c->self = (struct peer_self){.loop = home, .cluster = options->cluster, .id = options->id, .token = options->token};
     c->over = over;
     c->arg = arg;
     c->info.state = "starting";
+    arena_init(&c->arena);
     task_init(&c->over_task, home, is_over);
     timer_init(&c->tick, home, ticked);
     *out = c;
@@ -553,10 +595,11 @@ void cluster_free(struct cluster *c)
     timer_stop(&c->tick);
     task_cancel(&c->over_task);
     for (size_t i = 0; i < MEMBER_PEERS_MAX; i++) {
-        if (c->peers[i])
-            peer_fini(c->peers[i]);
-        free(c->peers[i]);
+        if (c->ways[i])
+            peer_fini(&c->ways[i]->peer);
+        free(c->ways[i]);
     }
+    arena_fini(&c->arena);
     mutex_free(c->info_lock);
     free(c);
 }
@@ -566,14 +609,21 @@ struct span cluster_token(const struct cluster *c)
     return c->options.token;
 }
 
-bool cluster_hear(struct cluster *c, const struct beat *beat, struct beat *answer)
+bool cluster_arrive(struct cluster *c, const struct arrival *arrival)
 {
+    return arrivals_take(&c->arrivals, arrival);
+}
+
+enum cluster_heard cluster_hear(struct cluster *c, const struct arrival *arrival, const struct beat *beat, struct beat *answer)
+{
+    if (!arrivals_hear(&c->arrivals, arrival))
+        return HEARD_OLD;
     if (c->stage != STAGE_RUN || (c->ending && !c->ended))
-        return false;
+        return HEARD_BUSY;
     member_hear(&c->member, now_us(c), beat);
     bool answers = member_answer(&c->member, now_us(c), beat->from.id, answer);
     drive(c);
-    return answers;
+    return answers ? HEARD : HEARD_BUSY;
 }
 
 enum member_forgot cluster_forget(struct cluster *c, const char *id)

@@ -8,6 +8,7 @@
 #ifndef KVD_CLUSTER_CLUSTER_H
 #define KVD_CLUSTER_CLUSTER_H
 
+#include "cluster/arrivals.h"
 #include "cluster/member.h"
 #include "loop/loop.h"
 
@@ -16,7 +17,7 @@ struct cluster;
 struct cluster_options {
     const char *dir, *cluster, *id, *address;
     struct span token;
-    uint64_t lease_ms, suspect_ms, dead_after_ms;
+    uint64_t lease_ms, suspect_ms, dead_after_ms, peer_timeout_ms;
 };
 
 /* This node cannot be, or be any longer: another process has its id. Not inside a call. */
@@ -33,8 +34,15 @@ void cluster_free(struct cluster *cluster);
 
 /* What is to be known to take a connection of another node, and to prove to it that this is one: the token, and names. */
 struct span cluster_token(const struct cluster *cluster);
-/* A beat of another node, from its id as it has proved. False: there is no answer now. `view` of the answer lives until the next call. */
-bool cluster_hear(struct cluster *cluster, const struct beat *beat, struct beat *answer);
+/* Another node has proved itself on a connection. False: it has a newer one. What comes on those before it is heard no more. */
+bool cluster_arrive(struct cluster *cluster, const struct arrival *arrival);
+/* A beat of another node, on that connection, from its id as it has proved. `view` of the answer lives until the next call. */
+enum cluster_heard {
+    HEARD,
+    HEARD_BUSY, /* there is no answer now */
+    HEARD_OLD,  /* the connection is not its newest: nothing is made of it */
+};
+enum cluster_heard cluster_hear(struct cluster *cluster, const struct arrival *arrival, const struct beat *beat, struct beat *answer);
 
 /* An operator says that this node is gone for good, and will not write `alive` again as the start that it was. */
 enum member_forgot cluster_forget(struct cluster *cluster, const char *id);
@@ -47,7 +55,7 @@ struct cluster_peer_info {
     uint64_t start;
     bool member, near, acting, self;
     uint64_t acknowledged;
-    uint64_t round_trip_us, beats, failures, sent_bytes, received_bytes;
+    uint64_t round_trip_us, answered, failures, late, slow, sent_bytes, received_bytes;
 };
 struct cluster_info {
     const char *state; /* static */

@@ -2,10 +2,24 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/check.h"
 #include "base/error.h"
 #include "base/text.h"
+
+enum { FEATURES_MAX = 64 /* that a node says it has */ };
+
+/* A request. It outlives its call: the kernel may still be taking it. */
+struct peer_frame {
+    struct peer *peer;
+    struct peer_call *call; /* while it is unsent */
+    struct list link;       /* of the peer's `unsent`, or `sending` */
+    struct conn_send send;
+    struct iovec iov;
+    struct buffer bytes;
+    size_t len;
+};
 
 /* ---- proofs ---- */
 
@@ -30,143 +44,188 @@ int peer_mac(uint8_t out[MAC_BYTES], bool first, struct span token, struct span 
     return err;
 }
 
-/* ---- wire and back ---- */
+/* ---- a call's end ---- */
 
-void beat_to_msg(const struct beat *beat, struct span cluster, uint8_t view_bytes[VIEW_BYTES], struct msg_beat *msg)
+static void call_place_free(struct peer *peer, const struct peer_call *call)
 {
-    *msg = (struct msg_beat){
-        .has = (1u << F_BEAT_VIEW) - (1u << F_BEAT_START),
-        .start = beat->from.incarnation.start,
-        .random = beat->from.incarnation.random,
-        .address = span_text(beat->from.address),
-        .known = beat->known,
-        .acknowledged = beat->acknowledged,
-        .effective = beat->effective,
-        .asked_us = beat->asked_us,
-        .promised_us = beat->promised_us,
-        .promised_view = beat->promised_view,
-        .ceiling = beat->ceiling,
-        .acting = beat->acting,
-        .wants_in = beat->wants_in,
-        .left = beat->left,
-        .former_dead = beat->former_dead,
-    };
-    if (beat->view && view_build(view_bytes, cluster, beat->view) == 0) {
-        msg->has |= 1u << F_BEAT_VIEW;
-        msg->view = span_of(view_bytes, VIEW_BYTES);
+    uint64_t place = call->id % PEER_CALLS_MAX;
+    CHECK(peer->calls[place] == call);
+    peer->calls[place] = NULL;
+    peer->places[peer->free_places++] = (uint16_t)place;
+}
+
+static void frame_free(struct peer_frame *frame)
+{
+    frame->peer->queued_bytes -= frame->len;
+    list_remove(&frame->link);
+    buffer_fini(&frame->bytes);
+    free(frame);
+}
+
+/* It is not under way any more; its fn is still to run. */
+static void call_end(struct peer_call *call)
+{
+    call_place_free(call->peer, call);
+    timer_stop(&call->deadline);
+    if (call->unsent)
+        frame_free(call->unsent);
+    call->unsent = NULL;
+}
+
+/* The last thing done with it. */
+static void call_tell(struct peer_call *call, int err, enum code code, struct span meta)
+{
+    struct peer *peer = call->peer;
+    peer->call_count--;
+    peer->answered += err == 0;
+    peer->failures += err != 0;
+    call->fn(call, err, code, meta);
+}
+
+static void tell_quiet(struct peer *peer)
+{
+    if (peer_is_quiet(peer))
+        peer->quiet(peer);
+}
+
+/* Those that end by more than their own doing end in a turn of their own: whoever closes or calls is not called back meanwhile. */
+static void tell_ended(struct task *task)
+{
+    struct peer *peer = CONTAINER_OF(task, struct peer, telling);
+    peer->is_telling = true;
+    for (struct list *at; (at = list_pop_front(&peer->ended)) != NULL;) {
+        struct peer_call *call = CONTAINER_OF(at, struct peer_call, link);
+        call_tell(call, call->err, CODE_OK, span_of(NULL, 0));
     }
+    peer->is_telling = false;
+    tell_quiet(peer);
 }
 
-int beat_from_msg(const struct msg_beat *msg, struct span cluster, const char *id, struct view *view, struct beat *beat)
-{
-    if (msg->start == 0 || !node_address_is_good(msg->address))
-        return KVD_EPROTO;
-    bool has_view = MSG_HAS(msg, F_BEAT_VIEW);
-    if (has_view && (view_parse(msg->view.at, msg->view.len, cluster, view) != 0 || view->number != msg->known))
-        return KVD_EPROTO;
-    *beat = (struct beat){
-        .from = {.incarnation = {msg->start, msg->random}},
-        .known = msg->known,
-        .acknowledged = msg->acknowledged,
-        .effective = msg->effective,
-        .asked_us = msg->asked_us,
-        .promised_us = msg->promised_us,
-        .promised_view = msg->promised_view,
-        .ceiling = msg->ceiling,
-        .acting = msg->acting,
-        .wants_in = msg->wants_in,
-        .left = msg->left,
-        .former_dead = msg->former_dead,
-        .view = has_view ? view : NULL,
-    };
-    snprintf(beat->from.id, sizeof beat->from.id, "%s", id);
-    memcpy(beat->from.address, msg->address.at, msg->address.len);
-    return 0;
-}
+static void begin(struct peer *peer);
 
-/* ---- the connection ---- */
-
-static void peer_is_closed(void *owner)
+static void is_closed(void *owner)
 {
     struct peer *peer = owner;
     peer->phase = PEER_CLOSED;
     peer->conn = NULL;
-    peer->closed(peer);
+    if (list_empty(&peer->unsent))
+        tell_quiet(peer);
+    else
+        begin(peer);
 }
 
 static void let_go(struct peer *peer)
 {
-    timer_stop(&peer->deadline);
-    task_cancel(&peer->failing);
     if (!peer->conn || peer->phase == PEER_CLOSING)
         return;
     peer->sent_bytes += conn_sent_bytes(peer->conn);
     peer->received_bytes += conn_received_bytes(peer->conn);
+    free(peer->long_meta);
+    peer->long_meta = NULL;
     peer->phase = PEER_CLOSING;
-    conn_close(peer->conn, peer_is_closed, peer);
+    conn_close(peer->conn, is_closed, peer);
 }
 
-static void peer_fails(struct peer *peer, int err)
+/* All calls end. */
+static void break_off(struct peer *peer, int err)
 {
+    for (size_t i = 0; i < PEER_CALLS_MAX; i++) {
+        struct peer_call *call = peer->calls[i];
+        if (!call)
+            continue;
+        call_end(call);
+        call->err = err;
+        list_push_back(&peer->ended, &call->link);
+        task_post(&peer->telling);
+    }
     let_go(peer);
-    if (!peer->waiting)
-        return;
-    peer->waiting = false;
-    peer->failures++;
-    peer->fn(peer, err, NULL);
 }
 
+/* Its request has left, or may have: then its answer is skipped when it comes. */
 static void too_late(struct timer *timer)
 {
-    peer_fails(CONTAINER_OF(timer, struct peer, deadline), KVD_ETIMEOUT);
+    struct peer_call *call = CONTAINER_OF(timer, struct peer_call, deadline);
+    struct peer *peer = call->peer;
+    bool silent = peer_received_bytes(peer) == call->heard_bytes;
+    peer->owed += !call->unsent;
+    call_end(call);
+    if (silent)
+        break_off(peer, KVD_ETIMEOUT);
+    call_tell(call, KVD_ETIMEOUT, CODE_OK, span_of(NULL, 0));
 }
 
-static void failing(struct task *task)
-{
-    struct peer *peer = CONTAINER_OF(task, struct peer, failing);
-    peer_fails(peer, peer->fail_err);
-}
-
-static void fail_soon(struct peer *peer, int err)
-{
-    peer->fail_err = err;
-    task_post(&peer->failing);
-}
+/* ---- requests ---- */
 
 static void is_sent(struct conn_send *send, int err)
 {
     struct peer_frame *frame = CONTAINER_OF(send, struct peer_frame, send);
-    frame->sending = false;
-    if (err && err != -ECANCELED)
-        peer_fails(frame->peer, err);
+    struct peer *peer = frame->peer;
+    frame_free(frame);
+    if (err && peer->phase != PEER_CLOSING)
+        break_off(peer, err);
 }
 
-/* The one request that is under way. Failing is for the next turn: this runs inside peer_send(), too. */
-static void send_frame(struct peer *peer, uint8_t op, const struct schema *schema, const void *msg)
+static void frame_send(struct peer_frame *frame)
 {
-    struct peer_frame *out = &peer->frames[++peer->next_id % 2];
+    struct peer *peer = frame->peer;
+    list_remove(&frame->link);
+    list_push_back(&peer->sending, &frame->link);
+    if (frame->call)
+        frame->call->unsent = NULL;
+    frame->call = NULL;
+    conn_send(peer->conn, &frame->send, is_sent);
+}
+
+/* Returns 0, KVD_ETOOLARGE or -ENOMEM. It is on no list yet, and not counted. */
+static int frame_make(struct peer *peer, uint8_t op, uint64_t id, const void *msg, struct peer_frame **out)
+{
     static const uint8_t prefix_room[FRAME_PREFIX_BYTES];
-    CHECK(!out->sending);
-    out->bytes.len = 0;
-    out->bytes.failed = false;
-    pack_raw(&out->bytes, span_of(prefix_room, sizeof prefix_room));
-    if (out->bytes.failed || msg_encode(schema, msg, &out->bytes) != 0) {
-        fail_soon(peer, -ENOMEM);
-        return;
+    struct peer_frame *made = malloc(sizeof *made);
+    if (!made)
+        return -ENOMEM;
+    *made = (struct peer_frame){.peer = peer};
+    list_init(&made->link);
+    buffer_init(&made->bytes);
+    pack_raw(&made->bytes, span_of(prefix_room, sizeof prefix_room));
+    int err = made->bytes.failed ? -ENOMEM : msg_encode(msg_request(op), msg, &made->bytes);
+    if (!err && made->bytes.len - FRAME_PREFIX_BYTES > PEER_META_BYTES)
+        err = KVD_ETOOLARGE;
+    if (err) {
+        buffer_fini(&made->bytes);
+        free(made);
+        return err;
     }
-    struct frame frame = {.op = op, .id = peer->next_id, .meta_len = (uint32_t)(out->bytes.len - FRAME_PREFIX_BYTES)};
-    frame_encode(out->bytes.at, &frame);
-    out->iov = (struct iovec){out->bytes.at, out->bytes.len};
-    out->send = (struct conn_send){.iov = &out->iov, .iov_count = 1};
-    out->sending = true;
-    conn_send(peer->conn, &out->send, is_sent);
+    struct frame frame = {.op = op, .id = id, .meta_len = (uint32_t)(made->bytes.len - FRAME_PREFIX_BYTES)};
+    frame_encode(made->bytes.at, &frame);
+    made->len = made->bytes.len;
+    made->iov = (struct iovec){made->bytes.at, made->len};
+    made->send = (struct conn_send){.iov = &made->iov, .iov_count = 1};
+    *out = made;
+    return 0;
 }
 
-static void send_beat(struct peer *peer)
+/* HELLO and JOIN, whose ids have the place of no call. Returns 0 or an error that ends the connection. */
+static int send_own(struct peer *peer, uint8_t op, const void *msg)
 {
-    peer->phase = PEER_BEAT;
-    peer->sent_us = loop_now_us(peer->self->loop);
-    send_frame(peer, OP_BEAT, msg_request(OP_BEAT), &peer->beat);
+    struct peer_frame *frame;
+    peer->join_id = ++peer->last_id * PEER_CALLS_MAX;
+    int err = frame_make(peer, op, peer->join_id, msg, &frame);
+    if (err)
+        return err;
+    peer->queued_bytes += frame->len;
+    frame_send(frame);
+    return 0;
+}
+
+/* ---- the beginning of a connection ---- */
+
+static int say_hello(struct peer *peer)
+{
+    uint64_t one = 1;
+    struct msg_hello hello = {
+        .has = 1u << F_HELLO_VERSIONS | 1u << F_HELLO_CLIENT, .versions = {&one, 1}, .client = span_text("kvd " KVD_VERSION)};
+    peer->phase = PEER_HELLO;
+    return send_own(peer, OP_HELLO, &hello);
 }
 
 static int hello_came(struct peer *peer, const struct msg_hello_reply *hello)
@@ -182,16 +241,18 @@ static int hello_came(struct peer *peer, const struct msg_hello_reply *hello)
     if (err)
         return err;
     struct msg_join join = {
-        .has = (1u << (F_JOIN_MAC + 1)) - (1u << F_JOIN_CLUSTER),
+        .has = (1u << (F_JOIN_CONNECTION + 1)) - (1u << F_JOIN_CLUSTER),
         .cluster = span_text(self->cluster),
         .from = span_text(self->id),
         .to = span_text(peer->id),
         .nonce = span_of(peer->challenge + NONCE_BYTES, NONCE_BYTES),
         .mac = span_of(mac, sizeof mac),
+        .start = peer->incarnation.start,
+        .random = peer->incarnation.random,
+        .connection = peer->connection,
     };
     peer->phase = PEER_JOIN;
-    send_frame(peer, OP_JOIN, msg_request(OP_JOIN), &join);
-    return 0;
+    return send_own(peer, OP_JOIN, &join);
 }
 
 static int join_came(struct peer *peer, const struct msg_join_reply *reply)
@@ -203,91 +264,131 @@ static int join_came(struct peer *peer, const struct msg_join_reply *reply)
         return err;
     if (reply->mac.len != MAC_BYTES || !mac_equal(mac, reply->mac.at))
         return KVD_EDENIED;
-    send_beat(peer);
-    return 0;
-}
-
-static int beat_came(struct peer *peer, const struct msg_beat *msg)
-{
-    struct beat beat;
-    int err = beat_from_msg(msg, span_text(peer->self->cluster), peer->id, &peer->view, &beat);
-    if (err)
-        return err;
-    peer->round_trip_us = loop_now_us(peer->self->loop) - peer->sent_us;
     peer->phase = PEER_READY;
-    peer->waiting = false;
-    peer->beats++;
-    timer_stop(&peer->deadline);
-    peer->fn(peer, 0, &beat);
+    for (struct list *at; (at = list_first(&peer->unsent)) != NULL;)
+        frame_send(CONTAINER_OF(at, struct peer_frame, link));
     return 0;
 }
 
-static int reply_came(struct peer *peer, const struct frame *frame, struct span meta)
+static int own_reply_came(struct peer *peer, const struct frame *frame, struct span meta)
 {
-    static const uint8_t ops[] = {[PEER_HELLO] = OP_HELLO, [PEER_JOIN] = OP_JOIN, [PEER_BEAT] = OP_BEAT};
-    if (peer->phase != PEER_HELLO && peer->phase != PEER_JOIN && peer->phase != PEER_BEAT)
-        return KVD_EPROTO;
-    if (frame->op != ops[peer->phase] || frame->id != peer->next_id)
-        return KVD_EPROTO;
-    if (frame->code != CODE_OK)
-        return frame->code == CODE_DENIED ? KVD_EDENIED : KVD_EREFUSED;
     union {
         struct msg_hello_reply hello;
         struct msg_join_reply join;
-        struct msg_beat beat;
     } msg;
     const char *why;
-    int err = msg_decode(msg_reply(frame->op), meta, 64, &peer->arena, &msg, &why);
+    if (frame->id != peer->join_id || frame->op != (peer->phase == PEER_HELLO ? OP_HELLO : OP_JOIN))
+        return KVD_EPROTO;
+    if (frame->code != CODE_OK)
+        return frame->code == CODE_DENIED ? KVD_EDENIED : KVD_EREFUSED;
+    int err = msg_decode(msg_reply(frame->op), meta, FEATURES_MAX, &peer->arena, &msg, &why);
     if (err)
         return err;
-    if (peer->phase == PEER_HELLO)
-        return hello_came(peer, &msg.hello);
-    return peer->phase == PEER_JOIN ? join_came(peer, &msg.join) : beat_came(peer, &msg.beat);
+    return peer->phase == PEER_HELLO ? hello_came(peer, &msg.hello) : join_came(peer, &msg.join);
+}
+
+/* ---- replies ---- */
+
+static int reply_came(struct peer *peer, const struct frame *frame, struct span meta)
+{
+    if (peer->phase != PEER_READY)
+        return own_reply_came(peer, frame, meta);
+    struct peer_call *call = peer->calls[frame->id % PEER_CALLS_MAX];
+    if (call && call->id == frame->id) {
+        if (call->op != frame->op)
+            return KVD_EPROTO;
+        call_end(call);
+        peer->round_trip_us = loop_now_us(peer->self->loop) - call->started_us;
+        call_tell(call, 0, (enum code)frame->code, meta);
+        return 0;
+    }
+    /* No more of those than calls were given up: a reply to what was never asked, or was answered, is none. */
+    if (peer->owed == 0 || frame->id / PEER_CALLS_MAX > peer->last_id)
+        return KVD_EPROTO;
+    peer->owed--;
+    peer->late++;
+    return 0;
+}
+
+/* What is longer than `in`: the rest is read to where it stays. */
+static int long_begin(struct peer *peer, const struct frame *frame, const uint8_t *at, uint32_t len)
+{
+    peer->long_meta = malloc(frame->meta_len);
+    if (!peer->long_meta)
+        return -ENOMEM;
+    peer->long_frame = *frame;
+    bytes_copy(peer->long_meta, at, len);
+    peer->have = len;
+    return 0;
+}
+
+static int long_take(struct peer *peer)
+{
+    if (peer->have < peer->long_frame.meta_len)
+        return 0;
+    uint8_t *meta = peer->long_meta;
+    peer->long_meta = NULL;
+    peer->have = 0;
+    int err = reply_came(peer, &peer->long_frame, span_of(meta, peer->long_frame.meta_len));
+    free(meta);
+    return err;
+}
+
+static int replies_take(struct peer *peer)
+{
+    uint32_t at = 0;
+    int err = 0;
+    while (!err && peer->phase != PEER_CLOSING && peer->have - at >= FRAME_PREFIX_BYTES) {
+        struct frame frame;
+        err = frame_decode(peer->in + at, &frame);
+        if (!err && (frame.body_len > 0 || frame.meta_len > PEER_META_BYTES))
+            err = KVD_ETOOLARGE;
+        if (err)
+            break;
+        uint32_t there = peer->have - at - FRAME_PREFIX_BYTES;
+        const uint8_t *meta = peer->in + at + FRAME_PREFIX_BYTES;
+        if (frame.meta_len > sizeof peer->in - FRAME_PREFIX_BYTES)
+            return long_begin(peer, &frame, meta, there);
+        if (there < frame.meta_len)
+            break;
+        at += FRAME_PREFIX_BYTES + frame.meta_len;
+        err = reply_came(peer, &frame, span_of(meta, frame.meta_len));
+    }
+    peer->have -= at;
+    memmove(peer->in, peer->in + at, peer->have);
+    return err;
 }
 
 static void on_room(void *owner, void **base, size_t *len)
 {
     struct peer *peer = owner;
-    *base = peer->in + peer->have;
-    *len = sizeof peer->in - peer->have;
+    *base = (peer->long_meta ? peer->long_meta : peer->in) + peer->have;
+    *len = (peer->long_meta ? peer->long_frame.meta_len : sizeof peer->in) - peer->have;
 }
 
-/* One reply at most is on its way: what comes behind it is no reply. */
 static void on_received(void *owner, size_t len)
 {
     struct peer *peer = owner;
-    struct frame frame;
     peer->have += (uint32_t)len;
-    if (peer->have < FRAME_PREFIX_BYTES)
-        return;
-    int err = frame_decode(peer->in, &frame);
-    if (!err && (frame.body_len > 0 || frame.meta_len > sizeof peer->in - FRAME_PREFIX_BYTES))
-        err = KVD_ETOOLARGE;
-    uint64_t whole = FRAME_PREFIX_BYTES + (err ? 0 : (uint64_t)frame.meta_len);
-    if (!err && peer->have < whole)
-        return;
-    if (!err && peer->have > whole)
-        err = KVD_EPROTO;
-    peer->have = 0;
-    if (!err)
-        err = reply_came(peer, &frame, span_of(peer->in + FRAME_PREFIX_BYTES, frame.meta_len));
+    int err = peer->long_meta ? long_take(peer) : replies_take(peer);
     if (err)
-        peer_fails(peer, err);
+        break_off(peer, err);
 }
 
 /* Where connecting fails, sending is what the socket tells it to first. */
 static void on_ended(void *owner, int err)
 {
     struct peer *peer = owner;
-    for (size_t i = 0; i < 2 && !err; i++)
-        if (peer->frames[i].sending && peer->frames[i].send.done)
-            err = peer->frames[i].send.err;
-    peer_fails(peer, err ? err : -ECONNRESET);
+    for (struct list *at = peer->sending.next; at != &peer->sending && !err; at = at->next) {
+        const struct conn_send *send = &CONTAINER_OF(at, struct peer_frame, link)->send;
+        err = send->done ? send->err : 0;
+    }
+    break_off(peer, err ? err : -ECONNRESET);
 }
 
 static const struct conn_events events = {.room = on_room, .received = on_received, .ended = on_ended};
 
-static int begin(struct peer *peer)
+static int connect_now(struct peer *peer)
 {
     char host[NODE_ADDRESS_MAX + 1];
     uint16_t port;
@@ -297,65 +398,118 @@ static int begin(struct peer *peer)
     if (err)
         return err;
     peer->have = 0;
-    peer->phase = PEER_HELLO;
+    peer->owed = 0;
+    peer->incarnation = peer->self->incarnation;
+    peer->connection = ++peer->self->connections;
     conn_start(peer->conn, &events, peer);
-    uint64_t one = 1;
-    struct msg_hello hello = {
-        .has = 1u << F_HELLO_VERSIONS | 1u << F_HELLO_CLIENT, .versions = {&one, 1}, .client = span_text("kvd " KVD_VERSION)};
-    send_frame(peer, OP_HELLO, msg_request(OP_HELLO), &hello);
-    return 0;
+    return say_hello(peer);
 }
 
-void peer_init(struct peer *peer, const struct peer_self *self, const char *id, peer_fn fn, peer_closed_fn closed, void *owner)
+static void begin(struct peer *peer)
 {
-    *peer = (struct peer){.self = self, .fn = fn, .closed = closed, .owner = owner};
-    snprintf(peer->id, sizeof peer->id, "%s", id);
-    timer_init(&peer->deadline, self->loop, too_late);
-    task_init(&peer->failing, self->loop, failing);
-    for (size_t i = 0; i < 2; i++) {
-        peer->frames[i].peer = peer;
-        buffer_init(&peer->frames[i].bytes);
-    }
-    arena_init(&peer->arena);
-}
-
-void peer_send(struct peer *peer, const char *address, const struct beat *beat)
-{
-    CHECK(!peer->waiting);
-    beat_to_msg(beat, span_text(peer->self->cluster), peer->beat_view, &peer->beat);
-    snprintf(peer->beat_address, sizeof peer->beat_address, "%s", beat->from.address);
-    peer->beat.address = span_text(peer->beat_address);
-    peer->waiting = true;
-    timer_start(&peer->deadline, PEER_TIMEOUT_MS);
-    if (peer->phase == PEER_READY && strcmp(peer->address, address) != 0)
-        let_go(peer);
-    if (peer->phase == PEER_READY) {
-        send_beat(peer);
-        return;
-    }
-    int err = -EAGAIN; /* the connection before is just going */
-    if (peer->phase == PEER_CLOSED) {
-        snprintf(peer->address, sizeof peer->address, "%s", address);
-        err = begin(peer);
-    }
+    int err = connect_now(peer);
     if (err)
-        fail_soon(peer, err);
+        break_off(peer, err);
 }
 
-void peer_close(struct peer *peer)
+/* ---- what its owner does ---- */
+
+void peer_init(struct peer *peer, struct peer_self *self, const char *id, peer_quiet_fn quiet, void *owner)
 {
-    peer->waiting = false;
-    if (!peer->conn)
-        peer->phase = PEER_CLOSED;
-    let_go(peer);
+    *peer = (struct peer){.self = self, .quiet = quiet, .owner = owner};
+    snprintf(peer->id, sizeof peer->id, "%s", id);
+    while (peer->free_places < PEER_CALLS_MAX) {
+        peer->places[peer->free_places] = (uint16_t)peer->free_places;
+        peer->free_places++;
+    }
+    list_init(&peer->unsent);
+    list_init(&peer->sending);
+    list_init(&peer->ended);
+    task_init(&peer->telling, self->loop, tell_ended);
+    arena_init(&peer->arena);
 }
 
 void peer_fini(struct peer *peer)
 {
-    CHECK(!peer->conn);
-    timer_stop(&peer->deadline);
-    task_cancel(&peer->failing);
-    for (size_t i = 0; i < 2; i++)
-        buffer_fini(&peer->frames[i].bytes);
+    CHECK(peer_is_quiet(peer));
     arena_fini(&peer->arena);
+}
+
+bool peer_is_quiet(const struct peer *peer)
+{
+    return !peer->conn && peer->call_count == 0 && !peer->is_telling;
+}
+
+void peer_reach(struct peer *peer, const char *address)
+{
+    if (strcmp(peer->address, address) == 0)
+        return;
+    break_off(peer, -ECONNRESET);
+    snprintf(peer->address, sizeof peer->address, "%s", address);
+}
+
+/* What is said from now on is said by another start of this node. */
+static bool is_of_another_start(const struct peer *peer)
+{
+    return peer->conn && peer->phase != PEER_CLOSING && !incarnation_equal(peer->incarnation, peer->self->incarnation);
+}
+
+static void call_begin(struct peer *peer, struct peer_call *call, struct peer_frame *frame, uint64_t timeout_ms)
+{
+    peer->queued_bytes += frame->len;
+    peer->calls[call->id % PEER_CALLS_MAX] = call;
+    peer->free_places--;
+    peer->call_count++;
+    timer_init(&call->deadline, peer->self->loop, too_late);
+    timer_start(&call->deadline, timeout_ms);
+    list_init(&call->link);
+    if (peer->phase == PEER_READY) {
+        frame_send(frame);
+        return;
+    }
+    frame->call = call;
+    call->unsent = frame;
+    list_push_back(&peer->unsent, &frame->link);
+    if (peer->phase == PEER_CLOSED)
+        begin(peer);
+}
+
+int peer_call_start(struct peer *peer, struct peer_call *call, uint8_t op, const void *msg, uint64_t timeout_ms, peer_call_fn fn)
+{
+    CHECK(peer->address[0] != '\0');
+    if (is_of_another_start(peer))
+        break_off(peer, -ECONNRESET);
+    struct peer_frame *frame = NULL;
+    int err = peer->call_count == PEER_CALLS_MAX ? KVD_EBUSY : 0;
+    uint64_t id = err ? 0 : ++peer->last_id * PEER_CALLS_MAX + peer->places[peer->free_places - 1];
+    if (!err)
+        err = frame_make(peer, op, id, msg, &frame);
+    if (!err && peer->queued_bytes + frame->len > PEER_QUEUE_BYTES) {
+        buffer_fini(&frame->bytes);
+        free(frame);
+        err = KVD_EBUSY;
+    }
+    if (err) {
+        peer->slow += err == KVD_EBUSY;
+        return err;
+    }
+    *call = (struct peer_call){
+        .peer = peer, .fn = fn, .id = id, .op = op, .heard_bytes = peer_received_bytes(peer), .started_us = loop_now_us(peer->self->loop)};
+    call_begin(peer, call, frame, timeout_ms);
+    return 0;
+}
+
+void peer_close(struct peer *peer)
+{
+    break_off(peer, KVD_ECLOSING);
+}
+
+uint64_t peer_sent_bytes(const struct peer *peer)
+{
+    return peer->sent_bytes + (peer->conn && peer->phase != PEER_CLOSING ? conn_sent_bytes(peer->conn) : 0);
+}
+
+uint64_t peer_received_bytes(const struct peer *peer)
+{
+    return peer->received_bytes + (peer->conn && peer->phase != PEER_CLOSING ? conn_received_bytes(peer->conn) : 0);
 }

@@ -430,7 +430,7 @@ struct msg_segment {
 
 /* ---- kvd to kvd ---- */
 
-enum { F_JOIN_CLUSTER = 1, F_JOIN_FROM, F_JOIN_TO, F_JOIN_NONCE, F_JOIN_MAC };
+enum { F_JOIN_CLUSTER = 1, F_JOIN_FROM, F_JOIN_TO, F_JOIN_NONCE, F_JOIN_MAC, F_JOIN_START, F_JOIN_RANDOM, F_JOIN_CONNECTION };
 struct msg_join {
     MSG_REQUEST_HEAD;
     struct span cluster;
@@ -438,6 +438,8 @@ struct msg_join {
     struct span to;
     struct span nonce;
     struct span mac;
+    uint64_t start, random; /* the incarnation of `from` */
+    uint64_t connection;    /* its number; they rise */
 };
 enum { F_JOINR_MAC };
 struct msg_join_reply {

@@ -273,6 +273,9 @@ static const struct field join_fields[] = {
     [F_JOIN_TO] = NEEDED(msg_join, to, STR),
     [F_JOIN_NONCE] = NEEDED(msg_join, nonce, BIN),
     [F_JOIN_MAC] = NEEDED(msg_join, mac, BIN),
+    [F_JOIN_START] = NEEDED(msg_join, start, U64),
+    [F_JOIN_RANDOM] = NEEDED(msg_join, random, U64),
+    [F_JOIN_CONNECTION] = NEEDED(msg_join, connection, U64),
 };
 static const struct schema join_schema = SCHEMA("JOIN", msg_join, join_fields);
 

@@ -1,4 +1,7 @@
 """Three nodes over one directory: who is a member, for real. docs/cluster.md has what must hold."""
+import contextlib
+import hashlib
+import hmac
 import os
 import pathlib
 import shutil
@@ -7,7 +10,7 @@ import subprocess
 import tempfile
 
 import pytest
-from harness import BUILD, DENIED, ROOT, UNSUPPORTED, Kvd, Wire, free_port, kvctl, kvctl_json, wait_until
+from harness import BAD_REQUEST, BUILD, DENIED, OK, ROOT, UNSUPPORTED, Kvd, Wire, free_port, kvctl, kvctl_json, wait_until
 from site_of_hosts import HostedKvd, Site, why_no_site
 
 SETTINGS = ["--lease-time", "800ms", "--suspect", "600ms"]
@@ -29,10 +32,10 @@ class Cluster:
         path.chmod(mode)
         return path
 
-    def add(self, name, token=None, start=True, dead_after="20s"):
+    def add(self, name, token=None, start=True, dead_after="20s", more=()):
         address = f"127.0.0.1:{free_port()}"
         args = ["--listen", address, "--node", name, "--peers", "auto", "--advertise", address, "--cluster-token-file",
-                str(token or self.token), "--dead-after", dead_after, *SETTINGS]
+                str(token or self.token), "--dead-after", dead_after, *SETTINGS, *more]
         node = Kvd(memory="16m", disk="64m", segment_size="4m", data=self.dir / "data", args=args, start=start)
         self.nodes.append(node)
         return node
@@ -69,6 +72,20 @@ def settle(nodes, after=0):
 def three(cluster):
     nodes = [cluster.add(name) for name in ("a", "b", "c")]
     return nodes, settle(nodes)
+
+
+def join(wire, start=1, connection=1, name="z", node="a"):
+    """The code of a JOIN as that start of a node, with the right token."""
+    ours = bytes(range(32))
+    names = hmac.new(b"a-token-of-32-bytes-for-a-cluster", b"kvd-node-names" + b"\0".join([b"kvd", name.encode(), node.encode()]), hashlib.sha256)
+    mac = hmac.new(names.digest(), b"kvd-node-1" + wire.hello()["nonce"] + ours, hashlib.sha256).digest()
+    return wire.call(JOIN, {"cluster": "kvd", "from": name, "to": node, "nonce": ours, "mac": mac, "start": start, "random": 7,
+                            "connection": connection}).code
+
+
+def beat(wire, start=1, **more):
+    return wire.call(BEAT, {"start": start, "random": 7, "address": "127.0.0.1:1", "known": 0, "acknowledged": 0, "effective": 0,
+                            "asked_us": 1, **more}).code
 
 
 def logged(node, event):
@@ -174,19 +191,77 @@ def test_who_has_another_token_stays_outside(cluster):
 def test_bad_input_from_a_peer_is_refused(cluster):
     a = cluster.add("a")
     view = settle([a])
-    good = {"cluster": "kvd", "from": "z", "to": "a", "nonce": b"n" * 32, "mac": b"m" * 32}
-    for change in ({}, {"cluster": "other"}, {"to": "b"}, {"from": "a"}, {"from": "../x"}, {"nonce": b"n"}, {"mac": b""}):
+    good = {"cluster": "kvd", "from": "z", "to": "a", "nonce": b"n" * 32, "mac": b"m" * 32, "start": 1, "random": 1, "connection": 1}
+    bad = ({}, {"cluster": "other"}, {"to": "b"}, {"from": "a"}, {"from": "../x"}, {"nonce": b"n"}, {"mac": b""}, {"start": 0}, {"connection": 0})
+    for change in bad:
         with Wire(a.port) as wire:
             wire.hello()
             assert wire.call(JOIN, {**good, **change}).code == DENIED
             assert wire.at_end()
     with Wire(a.port) as wire:  # no HELLO, so no nonce
         assert wire.call(JOIN, good).code == DENIED
-    beat = {"start": 1, "random": 1, "address": "127.0.0.1:1", "known": 9, "acknowledged": 9, "effective": 9, "asked_us": 1}
     with Wire(a.port) as wire:
-        assert wire.call(BEAT, beat).code == DENIED
+        assert beat(wire) == DENIED
         assert wire.ok(0x03) == {}
     assert figures(a)["view"] == view
+    assert figures(a)["denied_joins_total"] == len(bad) + 1
+    assert a.log().count("event=join_denied") == 1, "who may not tries again and again"
+
+
+def test_a_new_connection_of_a_start_ends_the_one_before(cluster):
+    a = cluster.add("a")
+    settle([a])
+    with Wire(a.port) as first, Wire(a.port) as second, Wire(a.port) as late, Wire(a.port) as other:
+        assert join(first, connection=5) == OK and beat(first) == OK
+        assert join(second, connection=6) == OK
+        assert first.at_end(), "it is closed, without being asked anything"
+        assert beat(second) == OK
+        assert join(late, connection=5) == DENIED and late.at_end()
+        assert join(other, start=2, connection=1) == OK and beat(other, start=2) == OK
+        assert beat(second) == OK, "another start ends nothing"
+        assert join(second, connection=6) == DENIED and second.at_end()
+
+
+def test_that_is_so_on_every_loop(cluster):
+    a = cluster.add("a", more=["--loops", "3"])
+    settle([a])
+    with contextlib.ExitStack() as stack:
+        first, second = ({start: stack.enter_context(Wire(a.port)) for start in (1, 2, 3)} for _ in range(2))
+        assert all(join(wire, start) == OK for start, wire in first.items())
+        with Wire(a.port) as wire:
+            assert all(int(count) > 0 for count in wire.info("loops")["loops"]["connections"].split())
+        assert all(join(wire, start, connection=2) == OK for start, wire in second.items())
+        assert all(wire.at_end() for wire in first.values())
+        assert all(beat(wire, start) == OK for start, wire in second.items())
+
+
+def test_what_comes_on_a_connection_is_of_the_start_that_opened_it(cluster):
+    a = cluster.add("a")
+    settle([a])
+    with Wire(a.port) as wire:
+        assert join(wire, start=3) == OK
+        assert beat(wire, start=4) == BAD_REQUEST
+        assert beat(wire, start=3) == OK
+
+
+def test_a_connection_that_was_forgotten_for_others_is_to_be_opened_anew(cluster):
+    a = cluster.add("a")
+    settle([a])
+    with contextlib.ExitStack() as stack:
+        wires = [stack.enter_context(Wire(a.port)) for _ in range(98)]
+        assert all(join(wire, start=start) == OK for start, wire in enumerate(wires, 1))
+        assert beat(wires[97], start=98) == OK
+        assert beat(wires[0], start=1) == DENIED and wires[0].at_end()
+
+
+def test_a_node_may_say_more_than_a_stranger(cluster):
+    tokens = cluster.file("tokens", "client read,write,admin a-token-of-a-client-that-is-long")
+    a = cluster.add("a", more=["--token-file", str(tokens)])
+    logged(a, "lease_begins")
+    with Wire(a.port) as wire:
+        assert join(wire) == OK
+        assert beat(wire, pad=b"x" * 64 * 1024) == OK
+        assert wire.call(0x11, {"key": b"k"}).code == DENIED, "it is no client"
 
 
 def test_settings_that_do_not_go_together(cluster):
@@ -209,7 +284,8 @@ def test_settings_that_do_not_go_together(cluster):
 def test_without_peers_nothing_of_it_is_there(cluster):
     with Kvd(data=cluster.dir / "alone") as kvd:
         assert figures(kvd) == {"state": "alone"}
-        assert kvd.wire().call(JOIN, {"cluster": "kvd", "from": "z", "to": "n1", "nonce": b"n" * 32, "mac": b"m" * 32}).code == UNSUPPORTED
+        assert kvd.wire().call(JOIN, {"cluster": "kvd", "from": "z", "to": "n1", "nonce": b"n" * 32, "mac": b"m" * 32, "start": 1,
+                                      "random": 1, "connection": 1}).code == UNSUPPORTED
         kvd.stop()
     assert not (cluster.dir / "alone" / "kvd" / "views").exists()
 
