@@ -811,6 +811,9 @@ static void do_beat(const struct call *call, const void *arg)
 
 typedef void (*op_fn)(const struct call *call, const void *msg);
 
+/* Instead of rights: it takes a JOIN. */
+enum { OF_NODES = RIGHTS_ALL + 1 };
+
 /* `rights`: any of them will do; 0: nobody is asked for a token. docs/protocol.md has the same table. */
 static const struct op_row {
     op_fn fn; /* NULL: session.c has it, or nobody */
@@ -836,21 +839,33 @@ static const struct op_row {
     [OP_ADMIN] = {do_admin, RIGHT_ADMIN},
     [OP_WATCH] = {NULL, RIGHT_READ},
     [OP_JOIN] = {do_join, 0}, /* its proof is of the cluster's token */
-    [OP_BEAT] = {do_beat, 0}, /* takes a JOIN */
+    [OP_BEAT] = {do_beat, OF_NODES},
+    [OP_LOOKUP] = {NULL, OF_NODES},
+    [OP_COMMIT] = {NULL, OF_NODES},
+    [OP_FORGET] = {NULL, OF_NODES},
+    [OP_KILL] = {NULL, OF_NODES},
+    [OP_REPLICA] = {NULL, OF_NODES},
+    [OP_DROP] = {NULL, OF_NODES},
+    [OP_GATHER] = {NULL, OF_NODES},
 };
 enum { OP_ROWS = sizeof op_rows / sizeof op_rows[0] };
 
 /* Where there are no peers, nobody knows their ops. */
 static struct op_row op_row(const struct server *server, uint8_t op)
 {
-    if ((op == OP_JOIN || op == OP_BEAT) && !server->cluster)
-        return (struct op_row){NULL, RIGHTS_ALL};
-    return op_name(op) && op < OP_ROWS ? op_rows[op] : (struct op_row){NULL, RIGHTS_ALL};
+    bool is_known = op_name(op) && (op < OP_JOIN || server->cluster);
+    return is_known && op < OP_ROWS ? op_rows[op] : (struct op_row){NULL, RIGHTS_ALL};
 }
 
 bool handle_allowed(struct session *session, const struct frame *frame)
 {
-    return has_right(session, frame, op_row(session->server, frame->op).rights);
+    unsigned rights = op_row(session->server, frame->op).rights;
+    if (rights != OF_NODES)
+        return has_right(session, frame, rights);
+    if (session->neighbour.connection > 0)
+        return true;
+    session_fail(session, frame->op, frame->id, CODE_DENIED, "JOIN first");
+    return false;
 }
 
 void handle_request(struct session *session, const struct frame *frame, struct span meta)

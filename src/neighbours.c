@@ -208,10 +208,7 @@ void handle_beat(struct session *session, const struct frame *frame, const struc
 {
     struct server *server = session->server;
     const struct arrival *from = &session->neighbour;
-    if (from->connection == 0) {
-        session_fail(session, frame->op, frame->id, CODE_DENIED, "JOIN first");
-        return;
-    }
+    CHECK(from->connection > 0); /* handle_allowed() has looked */
     struct beat_request *beat = (void *)request_new(session, sizeof *beat, frame, 0, false);
     if (!beat) {
         session_fail(session, frame->op, frame->id, CODE_INTERNAL, "out of memory");

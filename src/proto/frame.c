@@ -60,6 +60,13 @@ const char *op_name(uint8_t op)
         [OP_ADMIN] = "ADMIN",
         [OP_JOIN] = "JOIN",
         [OP_BEAT] = "BEAT",
+        [OP_LOOKUP] = "LOOKUP",
+        [OP_COMMIT] = "COMMIT",
+        [OP_FORGET] = "FORGET",
+        [OP_KILL] = "KILL",
+        [OP_REPLICA] = "REPLICA",
+        [OP_DROP] = "DROP",
+        [OP_GATHER] = "GATHER",
         [OP_WATCH] = "WATCH",
     };
     return op < sizeof names / sizeof names[0] ? names[op] : NULL;

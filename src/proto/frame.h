@@ -28,6 +28,13 @@ enum op {
     OP_WATCH = 0x25,
     OP_JOIN = 0x40, /* from here to 0x5f: kvd to kvd */
     OP_BEAT = 0x41,
+    OP_LOOKUP = 0x48,
+    OP_COMMIT = 0x49,
+    OP_FORGET = 0x4a,
+    OP_KILL = 0x4b,
+    OP_REPLICA = 0x4d,
+    OP_DROP = 0x4e,
+    OP_GATHER = 0x53,
 };
 
 enum code {

@@ -475,6 +475,85 @@ struct msg_beat { /* request and reply alike */
     struct span view; /* as it lies in the ring */
 };
 
+/* Of keys that the one who is asked owns, or holds. `view`: by which who asks speaks, and its members' places; in a reply, that of who
+ * answers. Records of all keys lie in one bin (batch.h). */
+#define MSG_SHARED_HEAD \
+    MSG_REQUEST_HEAD;   \
+    uint64_t view
+enum { F_VIEW = 1 };
+
+enum { F_LOOKUP_KEYS = 2, F_LOOKUP_LEASE, F_LOOKUP_TOUCH };
+struct msg_lookup {
+    MSG_SHARED_HEAD;
+    struct spans keys;
+    uint64_t lease_ms;
+    bool touch;
+};
+enum { F_LOOKUPR_VIEW, F_LOOKUPR_OBJECTS, F_LOOKUPR_FOLDERS };
+struct msg_lookup_reply {
+    uint32_t has;
+    uint64_t view;
+    struct span objects; /* BATCH_OBJECT */
+    struct spans folders;
+};
+
+enum { F_COMMIT_KEYS = 2, F_COMMIT_OBJECTS };
+struct msg_commit {
+    MSG_SHARED_HEAD;
+    struct spans keys;
+    struct span objects; /* BATCH_OBJECT */
+};
+enum { F_ANSWERS_VIEW, F_ANSWERS_ANSWERS };
+struct msg_answers { /* of COMMIT, FORGET, REPLICA, DROP */
+    uint32_t has;
+    uint64_t view;
+    struct span answers; /* BATCH_ANSWER */
+};
+
+enum { F_FORGET_KEYS = 2 };
+struct msg_forget {
+    MSG_SHARED_HEAD;
+    struct spans keys;
+};
+
+enum { F_VERSIONS_KEYS = 2, F_VERSIONS_VERSIONS };
+struct msg_versions { /* KILL, DROP */
+    MSG_SHARED_HEAD;
+    struct spans keys;
+    struct span versions; /* BATCH_VERSION */
+};
+enum { F_CAME_VIEW };
+struct msg_came { /* of KILL */
+    uint32_t has;
+    uint64_t view;
+};
+
+enum { F_REPORT_CONNECTION = 2, F_REPORT_KEYS, F_REPORT_HOLDINGS };
+struct msg_report { /* REPLICA */
+    MSG_SHARED_HEAD;
+    uint64_t connection; /* for which it was made */
+    struct spans keys;
+    struct span holdings; /* BATCH_HOLDING */
+};
+
+enum { F_GATHER_KIND = 2, F_GATHER_BASE, F_GATHER_FOLDER, F_GATHER_CURSOR };
+struct msg_gather {
+    MSG_SHARED_HEAD;
+    struct span kind; /* "kills" or "holdings" */
+    struct spans base;
+    struct span folder;
+    struct span cursor;
+};
+enum { F_GATHERR_VIEW, F_GATHERR_KEYS, F_GATHERR_OBJECTS, F_GATHERR_KILLS, F_GATHERR_CURSOR };
+struct msg_gather_reply {
+    uint32_t has;
+    uint64_t view;
+    struct spans keys;
+    struct span objects; /* BATCH_OBJECT */
+    struct span kills;   /* BATCH_KILL */
+    struct span cursor;
+};
+
 enum { F_FAIL_MESSAGE, F_FAIL_RETRY, F_FAIL_REASON };
 struct msg_failure_reply {
     uint32_t has;

@@ -302,6 +302,76 @@ static const struct field beat_fields[] = {
 };
 static const struct schema beat_schema = SCHEMA("BEAT", msg_beat, beat_fields);
 
+#define VIEW_FIELD(message) TIMEOUT_FIELD(message), [F_VIEW] = NEEDED(message, view, U64)
+
+static const struct field lookup_fields[] = {
+    VIEW_FIELD(msg_lookup),
+    [F_LOOKUP_KEYS] = NEEDED(msg_lookup, keys, KEYS),
+    [F_LOOKUP_LEASE] = FIELD(msg_lookup, lease_ms, U64),
+    [F_LOOKUP_TOUCH] = FIELD(msg_lookup, touch, BOOL),
+};
+static const struct schema lookup_schema = SCHEMA("LOOKUP", msg_lookup, lookup_fields);
+
+static const struct field lookup_reply_fields[] = {
+    [F_LOOKUPR_VIEW] = NEEDED(msg_lookup_reply, view, U64),
+    [F_LOOKUPR_OBJECTS] = NEEDED(msg_lookup_reply, objects, BIN),
+    [F_LOOKUPR_FOLDERS] = FIELD(msg_lookup_reply, folders, STRS),
+};
+static const struct schema lookup_reply_schema = SCHEMA("LOOKUP reply", msg_lookup_reply, lookup_reply_fields);
+
+static const struct field commit_fields[] = {
+    VIEW_FIELD(msg_commit),
+    [F_COMMIT_KEYS] = NEEDED(msg_commit, keys, KEYS),
+    [F_COMMIT_OBJECTS] = NEEDED(msg_commit, objects, BIN),
+};
+static const struct schema commit_schema = SCHEMA("COMMIT", msg_commit, commit_fields);
+
+static const struct field answers_fields[] = {
+    [F_ANSWERS_VIEW] = NEEDED(msg_answers, view, U64),
+    [F_ANSWERS_ANSWERS] = NEEDED(msg_answers, answers, BIN),
+};
+static const struct schema answers_schema = SCHEMA("answers", msg_answers, answers_fields);
+
+static const struct field forget_fields[] = {
+    VIEW_FIELD(msg_forget),
+    [F_FORGET_KEYS] = NEEDED(msg_forget, keys, KEYS),
+};
+static const struct schema forget_schema = SCHEMA("FORGET", msg_forget, forget_fields);
+
+static const struct field versions_fields[] = {
+    VIEW_FIELD(msg_versions),
+    [F_VERSIONS_KEYS] = NEEDED(msg_versions, keys, KEYS),
+    [F_VERSIONS_VERSIONS] = NEEDED(msg_versions, versions, BIN),
+};
+static const struct schema versions_schema = SCHEMA("versions", msg_versions, versions_fields);
+
+static const struct field came_fields[] = {[F_CAME_VIEW] = NEEDED(msg_came, view, U64)};
+static const struct schema came_schema = SCHEMA("KILL reply", msg_came, came_fields);
+
+static const struct field report_fields[] = {
+    VIEW_FIELD(msg_report),
+    [F_REPORT_CONNECTION] = NEEDED(msg_report, connection, U64),
+    [F_REPORT_KEYS] = NEEDED(msg_report, keys, KEYS),
+    [F_REPORT_HOLDINGS] = NEEDED(msg_report, holdings, BIN),
+};
+static const struct schema report_schema = SCHEMA("REPLICA", msg_report, report_fields);
+
+static const struct field gather_fields[] = {
+    VIEW_FIELD(msg_gather),
+    [F_GATHER_KIND] = NEEDED(msg_gather, kind, STR),
+    [F_GATHER_BASE] = NEEDED(msg_gather, base, STRS),
+    [F_GATHER_FOLDER] = FIELD(msg_gather, folder, STR),
+    [F_GATHER_CURSOR] = FIELD(msg_gather, cursor, BIN),
+};
+static const struct schema gather_schema = SCHEMA("GATHER", msg_gather, gather_fields);
+
+static const struct field gather_reply_fields[] = {
+    [F_GATHERR_VIEW] = NEEDED(msg_gather_reply, view, U64),      [F_GATHERR_KEYS] = FIELD(msg_gather_reply, keys, KEYS),
+    [F_GATHERR_OBJECTS] = FIELD(msg_gather_reply, objects, BIN), [F_GATHERR_KILLS] = FIELD(msg_gather_reply, kills, BIN),
+    [F_GATHERR_CURSOR] = NEEDED(msg_gather_reply, cursor, BIN),
+};
+static const struct schema gather_reply_schema = SCHEMA("GATHER reply", msg_gather_reply, gather_reply_fields);
+
 struct pair {
     const struct schema *request;
     const struct schema *reply;
@@ -329,6 +399,13 @@ static const struct pair pairs[] = {
     [OP_WATCH] = {&plain_schema, &empty_schema},
     [OP_JOIN] = {&join_schema, &join_reply_schema},
     [OP_BEAT] = {&beat_schema, &beat_schema},
+    [OP_LOOKUP] = {&lookup_schema, &lookup_reply_schema},
+    [OP_COMMIT] = {&commit_schema, &answers_schema},
+    [OP_FORGET] = {&forget_schema, &answers_schema},
+    [OP_KILL] = {&versions_schema, &came_schema},
+    [OP_REPLICA] = {&report_schema, &answers_schema},
+    [OP_DROP] = {&versions_schema, &answers_schema},
+    [OP_GATHER] = {&gather_schema, &gather_reply_schema},
 };
 
 enum { PAIR_COUNT = sizeof pairs / sizeof pairs[0] };

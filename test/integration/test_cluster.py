@@ -16,6 +16,7 @@ from site_of_hosts import HostedKvd, Site, why_no_site
 SETTINGS = ["--lease-time", "800ms", "--suspect", "600ms"]
 PATIENCE_S = 30
 JOIN, BEAT = 0x40, 0x41
+NOT_SERVED = (0x48, 0x49, 0x4a, 0x4b, 0x4d, 0x4e, 0x53)
 
 
 class Cluster:
@@ -202,6 +203,7 @@ def test_bad_input_from_a_peer_is_refused(cluster):
         assert wire.call(JOIN, good).code == DENIED
     with Wire(a.port) as wire:
         assert beat(wire) == DENIED
+        assert all(wire.call(op, {"view": 1, "keys": [b"k"]}).code == DENIED for op in NOT_SERVED)
         assert wire.ok(0x03) == {}
     assert figures(a)["view"] == view
     assert figures(a)["denied_joins_total"] == len(bad) + 1
@@ -242,6 +244,7 @@ def test_what_comes_on_a_connection_is_of_the_start_that_opened_it(cluster):
         assert join(wire, start=3) == OK
         assert beat(wire, start=4) == BAD_REQUEST
         assert beat(wire, start=3) == OK
+        assert all(wire.call(op, {"view": 1, "keys": [b"k"]}).code == UNSUPPORTED for op in NOT_SERVED)
 
 
 def test_a_connection_that_was_forgotten_for_others_is_to_be_opened_anew(cluster):

@@ -9,6 +9,7 @@
 #include "auth/mac.h"
 #include "base/bytes.h"
 #include "base/error.h"
+#include "proto/batch.h"
 #include "proto/meta.h"
 #include "proto/msg.h"
 
@@ -107,6 +108,35 @@ static void raw_info(struct buffer *raw)
     pack_u64(raw, 61000);
 }
 
+/* ---- records of many keys, between nodes ---- */
+
+static const uint8_t looked_up[] = {
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x11, 0x16, 0xa3, 0xb5, 0x39, 0xf9, 0x6d,
+    0x8a, 0xb0, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x03, 0x00, 0x01, 0x02, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x07, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00, 0x02, 0x80, 0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00,
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00};
+static const uint8_t committed[] = {0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+                                    0x00, 0x00, 0x00, 0x11, 0x16, 0xa3, 0xb5, 0x39, 0xf9, 0x6d, 0x8a, 0xb0,
+                                    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x04, 0x01, 0x00, 0x01};
+static const uint8_t answer_ok[] = {0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01};
+static const uint8_t answers_two[] = {0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01,
+                                      0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00};
+static const uint8_t answer_no[] = {0x14, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01};
+static const uint8_t one_version[] = {0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01};
+static const uint8_t holdings[] = {0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x07,
+                                   0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00, 0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+                                   0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00};
+static const uint8_t gathered[] = {0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00,
+                                   0x00, 0x00, 0x11, 0x16, 0xa3, 0xb5, 0x39, 0xf9, 0x6d, 0x8a, 0xb0, 0x00, 0x00,
+                                   0x01, 0x8b, 0xcf, 0xe5, 0x68, 0x00, 0x01, 0x01, 0x02, 0x03, 0x00, 0x00, 0x00,
+                                   0x00, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x08, 0x00, 0x00, 0x00, 0x02};
+static const uint8_t kills[] = {0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x07, 0x62, 0x6c, 0x6f, 0x63, 0x6b,
+                                0x2d, 0x31, 0x02, 0x00, 0x00, 0x00, 0x00, 0x00, 0x10, 0x00, 0x01, 0x00, 0x06, 0x62, 0x6c, 0x6f,
+                                0x63, 0x6b, 0x2d, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x05, 0x00, 0x00};
+static struct span folders[] = {SPAN("node-x")};
+static struct span base[] = {SPAN("node-a")};
+
 /* ---- every example of the page ---- */
 
 struct example {
@@ -124,6 +154,17 @@ struct example {
     {                                             \
         (array), sizeof(array) / sizeof(array)[0] \
     }
+#define BYTES(array)           \
+    {                          \
+        (array), sizeof(array) \
+    }
+#define ANSWERS(bytes) \
+    (&(const struct msg_answers){.has = HAS(F_ANSWERS_VIEW) | HAS(F_ANSWERS_ANSWERS), .view = 9, .answers = BYTES(bytes)})
+#define VERSIONS                                                                                        \
+    (&(const struct msg_versions){.has = HAS(F_VIEW) | HAS(F_VERSIONS_KEYS) | HAS(F_VERSIONS_VERSIONS), \
+                                  .view = 9,                                                            \
+                                  .keys = KEYS(block_1),                                                \
+                                  .versions = BYTES(one_version)})
 #define NO_FIELDS (&(const struct msg_plain){.has = 0})
 #define NO_REPLY_FIELDS (&(const struct msg_empty){.has = 0})
 #define REMOVED(n) (&(const struct msg_removed_reply){.has = HAS(F_REMOVER_REMOVED), .removed = (n)})
@@ -296,6 +337,56 @@ static const struct example examples[] = {
     {"JOIN reply", OP_JOIN, 0, 21, &(const struct msg_join_reply){.has = HAS(F_JOINR_MAC), .mac = {auth_mac, sizeof auth_mac}}, NULL, ""},
     {"BEAT request", OP_BEAT, 0, 22, &a_beat, NULL, ""},
     {"BEAT reply", OP_BEAT, 0, 22, &a_beat, NULL, ""},
+    {"LOOKUP request", OP_LOOKUP, 0, 23,
+     &(const struct msg_lookup){.has = HAS(F_VIEW) | HAS(F_LOOKUP_KEYS) | HAS(F_LOOKUP_LEASE) | HAS(F_LOOKUP_TOUCH),
+                                .view = 9,
+                                .keys = KEYS(two_keys),
+                                .lease_ms = 2000,
+                                .touch = true},
+     NULL, ""},
+    {"LOOKUP reply", OP_LOOKUP, 0, 23,
+     &(const struct msg_lookup_reply){.has = 7, .view = 9, .objects = BYTES(looked_up), .folders = KEYS(folders)}, NULL, ""},
+    {"COMMIT request", OP_COMMIT, 0, 24,
+     &(const struct msg_commit){
+         .has = HAS(F_VIEW) | HAS(F_COMMIT_KEYS) | HAS(F_COMMIT_OBJECTS), .view = 9, .keys = KEYS(block_1), .objects = BYTES(committed)},
+     NULL, ""},
+    {"COMMIT reply", OP_COMMIT, 0, 24, ANSWERS(answer_ok), NULL, ""},
+    {"FORGET request", OP_FORGET, 0, 25,
+     &(const struct msg_forget){.has = HAS(F_VIEW) | HAS(F_FORGET_KEYS), .view = 9, .keys = KEYS(two_keys)}, NULL, ""},
+    {"FORGET reply", OP_FORGET, 0, 25, ANSWERS(answers_two), NULL, ""},
+    {"KILL request", OP_KILL, 0, 26, VERSIONS, NULL, ""},
+    {"KILL reply", OP_KILL, 0, 26, &(const struct msg_came){.has = 1, .view = 9}, NULL, ""},
+    {"REPLICA request", OP_REPLICA, 0, 27,
+     &(const struct msg_report){.has = HAS(F_VIEW) | HAS(F_REPORT_CONNECTION) | HAS(F_REPORT_KEYS) | HAS(F_REPORT_HOLDINGS),
+                                .view = 9,
+                                .connection = 12,
+                                .keys = KEYS(two_keys),
+                                .holdings = BYTES(holdings)},
+     NULL, ""},
+    {"REPLICA reply", OP_REPLICA, 0, 27, ANSWERS(answers_two), NULL, ""},
+    {"DROP request", OP_DROP, 0, 28, VERSIONS, NULL, ""},
+    {"DROP reply", OP_DROP, 0, 28, ANSWERS(answer_no), NULL, ""},
+    {"GATHER request", OP_GATHER, 0, 29,
+     &(const struct msg_gather){.has = HAS(F_VIEW) | HAS(F_GATHER_KIND) | HAS(F_GATHER_BASE) | HAS(F_GATHER_FOLDER) | HAS(F_GATHER_CURSOR),
+                                .view = 9,
+                                .kind = SPAN("holdings"),
+                                .base = KEYS(base),
+                                .folder = SPAN("node-x"),
+                                .cursor = SPAN("\x00\x2a")},
+     NULL, ""},
+    {"GATHER reply", OP_GATHER, 0, 29,
+     &(const struct msg_gather_reply){.has = HAS(F_GATHERR_VIEW) | HAS(F_GATHERR_KEYS) | HAS(F_GATHERR_OBJECTS) | HAS(F_GATHERR_CURSOR),
+                                      .view = 9,
+                                      .keys = KEYS(block_1),
+                                      .objects = BYTES(gathered),
+                                      .cursor = SPAN("\x00\x2b")},
+     NULL, ""},
+    {"GATHER request kills", OP_GATHER, 0, 30,
+     &(const struct msg_gather){.has = HAS(F_VIEW) | HAS(F_GATHER_KIND) | HAS(F_GATHER_BASE), .view = 9, .kind = SPAN("kills")}, NULL, ""},
+    {"GATHER reply kills", OP_GATHER, 0, 30,
+     &(const struct msg_gather_reply){
+         .has = HAS(F_GATHERR_VIEW) | HAS(F_GATHERR_KILLS) | HAS(F_GATHERR_CURSOR), .view = 9, .kills = BYTES(kills)},
+     NULL, ""},
     {"WATCH request", OP_WATCH, 0, 20, NO_FIELDS, NULL, ""},
     {"WATCH reply UNSUPPORTED", OP_WATCH, CODE_UNSUPPORTED, 20, FAILURE("WATCH is not in this version"), NULL, ""},
 };
@@ -508,7 +599,7 @@ Test(protocol_page, every_op_has_a_request_and_a_reply)
         cr_assert(has_example(name, "request"), "%s has no request", name);
         cr_assert(has_example(name, "reply"), "%s has no reply", name);
     }
-    cr_assert_eq(ops, 21);
+    cr_assert_eq(ops, 28);
 }
 
 Test(protocol_page, nothing_on_the_page_is_left_unchecked)
@@ -523,6 +614,29 @@ Test(protocol_page, nothing_on_the_page_is_left_unchecked)
     cr_assert_eq(marks, EXAMPLES);
     cr_assert_eq(fences, EXAMPLES);
     free(page);
+}
+
+/* The records in the examples are what the page says of them. */
+Test(protocol_page, records)
+{
+    struct span bytes = span_of(looked_up, sizeof looked_up);
+    struct batch_object found;
+    cr_assert_eq(batch_count(BATCH_OBJECT, bytes), 2);
+    batch_take_object(&bytes, &found);
+    cr_assert(found.version == VERSION && found.size == 17 && found.checksum == value_sum && found.leased && !found.pinned &&
+              found.count == 3);
+    cr_assert(found.replicas[1].node == 2 && found.replicas[1].memory && found.replicas[1].place.sequence == 7);
+    cr_assert(found.replicas[2].node == BATCH_FOLDERS && !found.replicas[2].memory && found.replicas[2].place.blocks == 2);
+    batch_take_object(&bytes, &found);
+    cr_assert(found.version == 0 && found.count == 0);
+    cr_assert_eq(batch_count(BATCH_OBJECT, span_of(committed, sizeof committed)), 1);
+    cr_assert_eq(batch_count(BATCH_OBJECT, span_of(gathered, sizeof gathered)), 1);
+    cr_assert_eq(batch_count(BATCH_ANSWER, span_of(answer_ok, sizeof answer_ok)), 1);
+    cr_assert_eq(batch_count(BATCH_ANSWER, span_of(answers_two, sizeof answers_two)), 2);
+    cr_assert_eq(batch_count(BATCH_ANSWER, span_of(answer_no, sizeof answer_no)), 1);
+    cr_assert_eq(batch_count(BATCH_VERSION, span_of(one_version, sizeof one_version)), 1);
+    cr_assert_eq(batch_count(BATCH_HOLDING, span_of(holdings, sizeof holdings)), 2);
+    cr_assert_eq(batch_count(BATCH_KILL, span_of(kills, sizeof kills)), 3);
 }
 
 /* The parts inside RAW fields, decoded from the page. */
@@ -587,7 +701,7 @@ static size_t names_on_page(const char *page, const char *(*name_of)(uint8_t), c
 Test(protocol_page, lists_every_op_and_code)
 {
     char *page = page_read();
-    cr_assert_eq(names_on_page(page, op_name, "| 0x%02x | [%s]"), 21);
+    cr_assert_eq(names_on_page(page, op_name, "| 0x%02x | [%s]"), 28);
     cr_assert_eq(names_on_page(page, code_name, "| %u | %s |"), 14);
     free(page);
 }
