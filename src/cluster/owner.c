@@ -298,12 +298,22 @@ void owner_forget(struct owner *owner, const struct owner_now *now, struct span 
     out->result = forget(owner, now, key, out);
 }
 
+static bool is_in(const struct owner *owner, uint64_t view)
+{
+    return view > 0 && view == owner->acknowledged && owner->phase != OWNER_WAITING;
+}
+
+uint64_t owner_highest(const struct owner *owner, uint64_t view)
+{
+    return is_in(owner, view) ? owner->options.versions->last : 0;
+}
+
 static enum owner_result forget_range(struct owner *owner, const struct owner_now *now, uint64_t view, struct span prefix, uint64_t version,
                                       struct owner_answer *out)
 {
-    if (!now->acting || view != owner->acknowledged || owner->phase == OWNER_WAITING)
+    if (!now->acting || !is_in(owner, view))
         return OWNER_NOT_MINE;
-    if (version > owner->options.versions->ceiling)
+    if (version > owner->options.versions->ceiling || version >= owner->floor + VIEW_FLOOR_STEP)
         return OWNER_BUSY;
     owner->options.versions->last = max_u64(owner->options.versions->last, version);
     struct pending *pending = pending_add(owner, PENDING_RANGE, prefix, 0, version);

@@ -113,6 +113,9 @@ struct owner_answer {
 void owner_commit(struct owner *owner, const struct owner_now *now, unsigned sender, const struct owner_put *put, struct owner_answer *out);
 /* Remove, there or not: a node that was fenced may come back with it. OWNER_LOGGING, NOT_MINE, BUSY. */
 void owner_forget(struct owner *owner, const struct owner_now *now, struct span key, struct owner_answer *out);
+/* First round of remove_prefix and remove_all: the highest version that may have been given. 0: this node is in another view. One that has
+ * acknowledged the next would answer with a version of that, and members of this one would give versions that are not theirs to give. */
+uint64_t owner_highest(const struct owner *owner, uint64_t view);
 /* Second round of remove_prefix, and of remove_all by an empty one: `version` is the highest that any member of view `view` had given.
  * OWNER_LOGGING; NOT_MINE: this node is in another view; BUSY. Of LOGGING come OK, BUSY, FAILED. */
 void owner_forget_range(struct owner *owner, const struct owner_now *now, uint64_t view, struct span prefix, uint64_t version,

@@ -212,6 +212,7 @@ enum event_kind {
     EVENT_ACKNOWLEDGE,
     EVENT_EFFECTIVE,
     EVENT_TELL_EFFECTIVE,
+    EVENT_LEASE_ENDS,
     EVENT_FENCE,
     EVENT_RENEW,
     EVENT_START,
@@ -242,6 +243,7 @@ struct world {
     struct event heap[EVENTS_MAX];
     size_t events;
     int ids;
+    unsigned slow_percent, log_slow_percent, evict_percent;
     bool calm, quiet; /* no more faults; no more clients */
     struct process processes[IDS];
     struct folder folders[IDS];
@@ -257,6 +259,7 @@ struct world {
     char keys[KEYS][16];
     uint64_t dead_acked[KEYS]; /* no version up to it may be said to a get that begins now */
     uint64_t given_acked[KEYS];
+    uint64_t lost[KEYS]; /* a version of which a replica went with its node, or rotted: its leases are void */
     bool trace;
     char wrong[256];
     uint64_t hits, misses, puts, removes, presents, gathers;
@@ -432,24 +435,30 @@ static bool is_somewhere(const struct world *w, int key, uint64_t version)
     return false;
 }
 
+/* It is dead, or nobody knows. */
+static bool may_be_dead(const struct world *w, int key, uint64_t version)
+{
+    bool dead = w->dead_acked[key] >= version;
+    for (int n = 0; n < w->op_count && !dead; n++) {
+        const struct op *op = &w->ops[n];
+        bool about = op->kind == OP_RANGE ? op->prefix < 0 || key % 2 == op->prefix : op->key == key;
+        dead = about && op->kind != OP_GET && (op->dead_version >= version || !(op->acked || op->nothing));
+    }
+    return dead;
+}
+
 /* A replica was given up because its owner said that it may. */
 static void judge_dropped(struct world *w, int key, uint64_t version)
 {
     int server = server_of(w, key);
-    if (is_somewhere(w, key, version) || server < 0)
+    if (is_somewhere(w, key, version) || server < 0 || w->lost[key] >= version)
         return;
     for (unsigned i = 0; i < LEASES; i++) {
         const struct lease *lease = &w->leases[i];
         const struct process *p = &w->processes[lease->who];
         if (lease->key != key || lease->version != version || lease->until_us <= w->now_us || !p->up || p->life != lease->life)
             continue;
-        bool superseded = w->dead_acked[key] >= version;
-        for (int n = 0; n < w->op_count && !superseded; n++) {
-            const struct op *op = &w->ops[n];
-            bool about = op->kind == OP_RANGE ? op->prefix < 0 || key % 2 == op->prefix : op->key == key;
-            superseded = about && op->kind != OP_GET && (op->dead_version >= version || !(op->acked || op->nothing));
-        }
-        if (!superseded)
+        if (!may_be_dead(w, key, version))
             wrong(w, "C10: the last replica of key %d version %lu was dropped, which node %d has leased", key, (unsigned long)version,
                   lease->who);
     }
@@ -493,7 +502,7 @@ static int owner_of(const struct world *w, const struct process *p, int key)
 
 static uint64_t delay(struct world *w)
 {
-    if (!w->calm && chance(w, 4))
+    if (!w->quiet && chance(w, w->slow_percent))
         return below(w, 120 * MS);
     return 100 + below(w, 2 * MS);
 }
@@ -667,8 +676,6 @@ static void evict(struct world *w, int who)
     event_add(w, (struct event){.kind = EVENT_TIMEOUT, .who = who, .life = p->life, .number = (uint64_t)key, .request = m->request},
               TIMEOUT);
     post(w, m, false);
-    /* It does not know what the owner has done until it hears. */
-    have->dirty = true;
 }
 
 static void drop_answered(struct world *w, struct message *m)
@@ -678,6 +685,7 @@ static void drop_answered(struct world *w, struct message *m)
     if (have->asking != m->request)
         return;
     have->asking = 0;
+    have->dirty = true;
     if (have->changes != m->changes || !m->yes || m->view != p->acknowledged || have->writing || have->committing > 0)
         return;
     uint64_t version = have->version;
@@ -727,26 +735,19 @@ static void written(struct world *w, const struct event *event)
     }
 }
 
-/* A replica went of which nobody had said that it may. */
-static void lease_is_void(struct world *w, int key)
-{
-    for (unsigned i = 0; i < LEASES; i++)
-        if (w->leases[i].key == key)
-            w->leases[i].until_us = 0;
-}
-
 static void rot(struct world *w, int who)
 {
     int key = (int)below(w, KEYS);
     struct have *have = &w->processes[who].have[key];
     if (!have->disk || have->writing)
         return;
-    records_erase(w, who, key, have->version);
+    uint64_t version = have->version;
+    records_erase(w, who, key, version);
     have->disk = have->disk_told = false;
     if (!have->memory)
         have->version = have->sum = 0;
     changed(have, true);
-    lease_is_void(w, key);
+    w->lost[key] = max_u64(w->lost[key], version);
 }
 
 /* ---- a node as owner ---- */
@@ -1100,7 +1101,7 @@ static void drive(struct world *w, int who)
         else if (action.kind == KILL_PREFIX)
             entry.prefix = action.name.at[0] - '0';
         bool failed = !w->calm && chance(w, 2);
-        uint64_t after_us = chance(w, 10) && !w->calm ? below(w, 600 * MS) : below(w, 10 * MS);
+        uint64_t after_us = chance(w, w->log_slow_percent) && !w->calm ? below(w, 600 * MS) : below(w, 10 * MS);
         event_add(w, (struct event){.kind = EVENT_LOG, .who = who, .life = p->life, .entry = entry, .failed = failed}, after_us);
         struct event logged = {.kind = EVENT_LOGGED, .who = who, .life = p->life, .number = action.ticket, .failed = failed};
         if (planted == PLANT_ANSWERS_EARLY)
@@ -1333,7 +1334,7 @@ static void forgotten(struct world *w, struct op *op, const struct message *m)
 static void range_answered(struct world *w, struct op *op, const struct message *m)
 {
     const struct process *p = &w->processes[op->who];
-    op->failed = op->failed || (m->kind == ASK_RANGE + ANSWER && m->result != OWNER_OK) || p->acknowledged != op->view;
+    op->failed = op->failed || (m->kind == ASK_HIGHEST + ANSWER ? m->version == 0 : m->result != OWNER_OK) || p->acknowledged != op->view;
     if (m->kind == ASK_HIGHEST + ANSWER)
         op->highest = max_u64(op->highest, m->version);
     if (--op->waiting > 0)
@@ -1433,7 +1434,7 @@ static void deliver(struct world *w, struct message *m)
         break;
     case ASK_HIGHEST: {
         struct message *answer = answer_to(w, m);
-        answer->version = p->versions.last;
+        answer->version = owner_highest(p->owner, m->view);
         post(w, answer, true);
         break;
     }
@@ -1478,7 +1479,7 @@ static void process_end(struct world *w, int who)
     struct folder *folder = &w->folders[who];
     for (int k = 0; k < KEYS; k++)
         if (p->have[k].memory)
-            lease_is_void(w, k);
+            w->lost[k] = max_u64(w->lost[k], p->have[k].version);
     for (int k = 0; k < KEYS; k++)
         if (p->have[k].writing && p->have[k].memory && chance(w, 50))
             record_add(w, who, k, (struct on_disk){p->have[k].version, p->have[k].sum});
@@ -1554,7 +1555,7 @@ static void publish(struct world *w)
         if (!p->up)
             continue;
         struct event event = {.who = i, .life = p->life, .number = w->newest};
-        event.kind = in_view(w, w->newest, i) ? EVENT_ACKNOWLEDGE : EVENT_FENCE;
+        event.kind = in_view(w, w->newest, i) ? EVENT_ACKNOWLEDGE : EVENT_LEASE_ENDS;
         if (event.kind == EVENT_ACKNOWLEDGE) {
             p->wants_in = false;
             w->folders[i].was_member = true;
@@ -1580,6 +1581,19 @@ static void acknowledge(struct world *w, const struct event *event)
         p->have[k].disk_told = false;
     tell(w, "node %d acknowledges view %lu", event->who, (unsigned long)event->number);
     drive(w, event->who);
+}
+
+/* It may not know for a while why. */
+static void lease_ends(struct world *w, const struct event *event)
+{
+    struct process *p = &w->processes[event->who];
+    if (!p->up || p->life != event->life || in_view(w, w->newest, event->who) || p->acknowledged == 0)
+        return;
+    tell(w, "node %d has no lease any more", event->who);
+    p->acting = false;
+    struct event fenced = *event;
+    fenced.kind = EVENT_FENCE;
+    event_add(w, fenced, chance(w, 50) ? below(w, 400 * MS) : 0);
 }
 
 static void fence(struct world *w, const struct event *event)
@@ -1704,7 +1718,7 @@ static void tick(struct world *w, int who)
         send_report(w, who, k);
     if (chance(w, 40))
         persist(w, who);
-    if (chance(w, 25) && !w->quiet)
+    if (chance(w, w->evict_percent) && !w->quiet)
         evict(w, who);
     drive(w, who);
 }
@@ -1734,8 +1748,11 @@ static void do_event(struct world *w, const struct event *event)
     case EVENT_TIMEOUT:
         if (same && p->have[event->number].reporting == event->request)
             p->have[event->number].reporting = 0;
-        if (same && p->have[event->number].asking == event->request)
+        if (same && p->have[event->number].asking == event->request) {
+            /* It does not know what the owner has done. */
             p->have[event->number].asking = 0;
+            changed(&p->have[event->number], true);
+        }
         break;
     case EVENT_LOG:
         if ((same && !event->failed) || chance(w, 50))
@@ -1762,6 +1779,9 @@ static void do_event(struct world *w, const struct event *event)
         break;
     case EVENT_TELL_EFFECTIVE:
         tell_effective(w, event);
+        break;
+    case EVENT_LEASE_ENDS:
+        lease_ends(w, event);
         break;
     case EVENT_FENCE:
         fence(w, event);
@@ -1809,6 +1829,9 @@ static void judge_rest(struct world *w)
             return;
         }
         struct listing *listing = listing_of(w, server, k);
+        for (int i = 0; !listing && i < w->ids; i++)
+            if (w->processes[i].have[k].version > 0 && !may_be_dead(w, k, w->processes[i].have[k].version))
+                wrong(w, "C9: node %d has key %d version %lu, which is not listed", i, k, (unsigned long)w->processes[i].have[k].version);
         for (int i = 0; listing && i < w->ids; i++) {
             const struct process *p = &w->processes[i];
             const struct have *have = &p->have[k];
@@ -1836,6 +1859,10 @@ static const char *world_run(struct world *w, uint64_t seed, char *out, size_t l
 {
     w->random = seed;
     w->ids = 3 + (int)below(w, 3);
+    static const unsigned percents[] = {2, 5, 20, 50};
+    w->slow_percent = percents[below(w, 3)];
+    w->log_slow_percent = percents[below(w, 4)];
+    w->evict_percent = percents[1 + below(w, 3)];
     w->now_us = SECOND;
     w->views[0].floor = 0;
     for (int k = 0; k < KEYS; k++)
@@ -1855,8 +1882,10 @@ static const char *world_run(struct world *w, uint64_t seed, char *out, size_t l
     for (int i = 0; i < w->ids; i++)
         event_add(w, (struct event){.kind = EVENT_START, .who = i}, 50 * MS);
     run_until(w, w->now_us + SECOND);
-    publish(w);
-    run_until(w, w->now_us + SECOND);
+    for (int i = 0; i < 3; i++) {
+        publish(w);
+        run_until(w, w->now_us + SECOND / 2);
+    }
     w->quiet = true;
     uint64_t limit_us = w->now_us + END_AFTER;
     run_until(w, limit_us);
