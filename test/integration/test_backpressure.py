@@ -140,7 +140,7 @@ def test_a_few_bytes_of_a_reply_now_and_then_are_not_enough(start):
         assert read < SIZE, "640 KiB a second were enough"
         if select.select([slow.sock], [], [], 0.05)[0]:
             try:
-                read += len(slow.sock.recv(64 * KIB))
+                read += len(slow.sock.recv(32 * KIB))
             except ConnectionError:
                 break
         select.select([], [], [], 0.05)
