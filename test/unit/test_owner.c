@@ -1921,7 +1921,7 @@ static const char *run_seed(uint64_t seed, struct totals *totals, char *out, siz
 
 Test(owner, seeds, .timeout = 3600)
 {
-    uint64_t from = 1, to = 200;
+    uint64_t from = 1, to = 100;
     const char *wanted = getenv("KVD_OWNER_SEEDS");
     if (wanted && sscanf(wanted, "%lu-%lu", &from, &to) == 1)
         to = from;
@@ -1941,13 +1941,13 @@ Test(owner, seeds, .timeout = 3600)
     cr_assert(totals.hits > totals.views && totals.removes > totals.views);
 }
 
-/* The judge finds what breaks the rules. */
-static void must_fail(enum bug which)
+/* The judge finds what breaks the rules. `from`: a little before it did, so that this does not take long. */
+static void must_fail(enum bug which, uint64_t from)
 {
     planted = which;
     char text[320];
     struct totals totals = {0};
-    for (uint64_t seed = 1; seed <= 3000; seed++)
+    for (uint64_t seed = from; seed <= from + 3000; seed++)
         if (run_seed(seed, &totals, text, sizeof text) && !strstr(text, "nobody serves")) {
             planted = PLANT_NONE;
             if (getenv("KVD_OWNER_SEEDS"))
@@ -1959,50 +1959,288 @@ static void must_fail(enum bug which)
 
 Test(owner, serves_before_it_has_heard, .timeout = 600)
 {
-    must_fail(PLANT_SERVES_EARLY);
+    must_fail(PLANT_SERVES_EARLY, 190);
 }
 
 Test(owner, acknowledges_without_giving_up, .timeout = 600)
 {
-    must_fail(PLANT_BASE_STAYS);
+    must_fail(PLANT_BASE_STAYS, 1);
 }
 
 Test(owner, a_report_makes_an_entry, .timeout = 600)
 {
-    must_fail(PLANT_REPORT_MAKES);
+    must_fail(PLANT_REPORT_MAKES, 1);
 }
 
 Test(owner, answers_before_the_kill_is_durable, .timeout = 600)
 {
-    must_fail(PLANT_ANSWERS_EARLY);
+    must_fail(PLANT_ANSWERS_EARLY, 1);
 }
 
 Test(owner, lease_not_looked_at_after, .timeout = 600)
 {
-    must_fail(PLANT_LEASE_UNSEEN);
+    must_fail(PLANT_LEASE_UNSEEN, 960);
 }
 
 Test(owner, new_start_not_asked_for_all, .timeout = 600)
 {
-    must_fail(PLANT_NOT_ALL);
+    must_fail(PLANT_NOT_ALL, 890);
 }
 
 Test(owner, evicts_the_last_that_is_leased, .timeout = 600)
 {
-    must_fail(PLANT_DROPS_LAST);
+    must_fail(PLANT_DROPS_LAST, 1);
 }
 
 Test(owner, versions_without_floor, .timeout = 600)
 {
-    must_fail(PLANT_NO_FLOOR);
+    must_fail(PLANT_NO_FLOOR, 1);
 }
 
 Test(owner, own_kills_not_kept_while_gathering, .timeout = 600)
 {
-    must_fail(PLANT_OWN_KILLS_LOST);
+    must_fail(PLANT_OWN_KILLS_LOST, 1);
 }
 
 Test(owner, a_page_older_than_a_report, .timeout = 600)
 {
-    must_fail(PLANT_OLD_PAGE);
+    must_fail(PLANT_OLD_PAGE, 450);
+}
+
+/* ---- one node alone: what the small world does not have ---- */
+
+struct alone {
+    struct owner *owner;
+    struct version_counter versions;
+    struct view view;
+    struct owner_now now;
+    unsigned self;
+};
+
+static void alone_view(struct alone *a)
+{
+    struct node_name name = {.id = "n0", .incarnation = {1, 1}};
+    a->view.number++;
+    a->view.floor += VIEW_FLOOR_STEP;
+    view_put(&a->view, &name);
+    owner_acknowledge(a->owner, &a->view);
+    cr_assert_eq(owner_effective(a->owner, &a->view, NULL, 0), 0);
+    while (!owner_step(a->owner, 1000))
+        continue;
+    cr_assert(owner_hears(a->owner, "n0", (struct incarnation){1, 1}, 1, &a->self));
+}
+
+static struct alone *alone_new(uint64_t max_bytes, uint64_t kills_max)
+{
+    struct alone *a = calloc(1, sizeof *a);
+    a->versions.ceiling = UINT64_MAX;
+    a->now = (struct owner_now){.now_ms = 1000, .wall_ms = 1000, .acting = true};
+    struct owner_options options = {.id = "n0", .seed = 3, .max_bytes = max_bytes, .kills_max = kills_max, .versions = &a->versions};
+    cr_assert_eq(owner_new(&a->owner, &options), 0);
+    alone_view(a);
+    return a;
+}
+
+static void alone_free(struct alone *a)
+{
+    owner_free(a->owner);
+    free(a);
+}
+
+/* The next page that it asks for must be of this. */
+static uint64_t next_page(struct alone *a, enum gather_what what)
+{
+    struct owner_action action;
+    cr_assert(owner_next(a->owner, &a->now, &action));
+    cr_assert(action.act == OWNER_GATHER && action.ask.what == what && action.ask.cursor == 0);
+    return action.ask.number;
+}
+
+static void gather_nothing(struct alone *a)
+{
+    cr_assert(owner_gathered_kills(a->owner, &a->now, next_page(a, GATHER_KILLS), NULL, 0, 0));
+    cr_assert(owner_gathered_objects(a->owner, &a->now, next_page(a, GATHER_HOLDINGS), NULL, 0, 0));
+    cr_assert(owner_gathered_holds(a->owner, &a->now, next_page(a, GATHER_HOLDS), NULL, 0, 0));
+    struct owner_action action;
+    cr_assert_not(owner_next(a->owner, &a->now, &action));
+}
+
+static enum owner_result put(struct alone *a, const char *key, bool replace, uint64_t end_ms, struct owner_answer *answer)
+{
+    struct owner_put what = {.key = span_text(key), .replace = replace, .facts = {.size = 1, .checksum = 7, .end_ms = end_ms}};
+    owner_commit(a->owner, &a->now, a->self, &what, answer);
+    return answer->result;
+}
+
+static const struct listing *look(struct alone *a, const char *text)
+{
+    struct span key = span_text(text);
+    struct owner_found found;
+    owner_look_up(a->owner, &a->now, &key, 1, 0, &found);
+    cr_assert_eq(found.result, found.listing ? OWNER_OK : OWNER_ABSENT);
+    return found.listing;
+}
+
+static void log_it(struct alone *a, bool durable, enum owner_result expected, struct owner_answer *answer)
+{
+    struct owner_action action;
+    cr_assert(owner_next(a->owner, &a->now, &action));
+    cr_assert(action.act == OWNER_LOG && action.kind == KILL_KEY);
+    cr_assert(owner_logged(a->owner, &a->now, action.ticket, durable, answer));
+    cr_assert_eq(answer->result, expected);
+    struct owner_answer again;
+    cr_assert_not(owner_logged(a->owner, &a->now, action.ticket, durable, &again));
+}
+
+Test(owner, commits_removes_and_replaces)
+{
+    struct alone *a = alone_new(GIB, 100);
+    gather_nothing(a);
+    struct owner_answer answer;
+    cr_assert_eq(put(a, "k", false, 0, &answer), OWNER_OK);
+    uint64_t first = answer.version;
+    cr_assert_geq(first, a->view.floor);
+    cr_assert_eq(put(a, "k", false, 0, &answer), OWNER_PRESENT);
+    cr_assert_eq(answer.version, first);
+    cr_assert_eq(put(a, "k", true, 0, &answer), OWNER_LOGGING);
+    cr_assert_eq(put(a, "k", true, 0, &answer), OWNER_BUSY, "one at a time");
+    cr_assert_eq(look(a, "k")->version, first);
+    log_it(a, true, OWNER_OK, &answer);
+    cr_assert(answer.dead_version >= first && answer.version > answer.dead_version && answer.holders[0] != 0);
+    cr_assert_eq(look(a, "k")->version, answer.version);
+    /* A remove overtakes a replace that is being logged, and nobody is told that it was done. */
+    cr_assert_eq(put(a, "k", true, 0, &answer), OWNER_LOGGING);
+    owner_forget(a->owner, &a->now, span_text("k"), &answer);
+    cr_assert_eq(answer.result, OWNER_LOGGING);
+    cr_assert_null(look(a, "k"));
+    log_it(a, true, OWNER_BUSY, &answer);
+    log_it(a, true, OWNER_OK, &answer);
+    cr_assert(answer.removed && span_equal(answer.key, span_text("k")));
+    a->now.acting = false;
+    cr_assert_eq(put(a, "k", false, 0, &answer), OWNER_NOT_MINE);
+    alone_free(a);
+}
+
+Test(owner, a_log_that_fails_makes_it_careful)
+{
+    struct alone *a = alone_new(GIB, 100);
+    gather_nothing(a);
+    struct owner_answer answer;
+    cr_assert_eq(put(a, "k", false, 0, &answer), OWNER_OK);
+    owner_forget(a->owner, &a->now, span_text("k"), &answer);
+    log_it(a, false, OWNER_FAILED, &answer);
+    cr_assert_null(look(a, "k"));
+    /* What could not be killed may come back: a put is in front of it, durably. */
+    cr_assert_eq(put(a, "k", false, 0, &answer), OWNER_LOGGING);
+    log_it(a, true, OWNER_OK, &answer);
+    a->versions.ceiling = a->versions.last;
+    cr_assert_eq(put(a, "l", false, 0, &answer), OWNER_BUSY, "no version may be given");
+    alone_free(a);
+}
+
+Test(owner, what_has_ended_is_not_there)
+{
+    struct alone *a = alone_new(GIB, 100);
+    gather_nothing(a);
+    struct owner_answer answer;
+    cr_assert_eq(put(a, "k", false, 1500, &answer), OWNER_OK);
+    cr_assert(look(a, "k"));
+    a->now.wall_ms = 1500;
+    cr_assert_null(look(a, "k"));
+    cr_assert_eq(put(a, "k", false, 0, &answer), OWNER_OK);
+    cr_assert_eq(owner_pin(a->owner, &a->now, span_text("k"), true), OWNER_OK);
+    cr_assert_not(owner_drop(a->owner, &a->now, a->self, span_text("k"), answer.version, true, false));
+    cr_assert_eq(owner_pin(a->owner, &a->now, span_text("k"), false), OWNER_OK);
+    cr_assert_eq(owner_hold(a->owner, &a->now, span_text("k"), 1200), OWNER_OK);
+    cr_assert_not(owner_drop(a->owner, &a->now, a->self, span_text("k"), answer.version, true, false));
+    a->now.now_ms = 1200;
+    cr_assert(owner_drop(a->owner, &a->now, a->self, span_text("k"), answer.version, true, false));
+    cr_assert_null(look(a, "k"));
+    alone_free(a);
+}
+
+static struct gathered_object object_of(const char *key, uint64_t version)
+{
+    return (struct gathered_object){.key = span_text(key), .facts = {version, 1, 7, 0}, .replica = {.disk = 1, .sequence = 1, .blocks = 1}};
+}
+
+/* A log of which nobody knows the end, and kills that there is no room for: what is older than the view is gone, what is not, is not. */
+static void gather_in_need(bool unreadable)
+{
+    struct alone *a = alone_new(GIB, 4);
+    uint64_t page = next_page(a, GATHER_KILLS);
+    if (unreadable) {
+        owner_gather_failed(a->owner, &a->now, page, GATHER_NOT_YET);
+        struct owner_action action;
+        cr_assert_not(owner_next(a->owner, &a->now, &action), "not at once");
+        a->now.now_ms += GATHER_PAUSE_MS;
+        owner_gather_failed(a->owner, &a->now, next_page(a, GATHER_KILLS), GATHER_UNREADABLE);
+    } else {
+        struct gathered_kill kills[6];
+        char names[6][8];
+        for (int i = 0; i < 6; i++) {
+            snprintf(names[i], sizeof names[i], "k%d", i);
+            kills[i] = (struct gathered_kill){KILL_KEY, span_text(names[i]), 5};
+        }
+        cr_assert(owner_gathered_kills(a->owner, &a->now, page, kills, 6, 0));
+    }
+    struct gathered_object objects[] = {object_of("old", 4), object_of("new", a->view.floor)};
+    cr_assert(owner_gathered_objects(a->owner, &a->now, next_page(a, GATHER_HOLDINGS), objects, 2, 0));
+    cr_assert(objects[0].dead && !objects[1].dead);
+    cr_assert(!look(a, "old") && look(a, "new"));
+    cr_assert_not(owner_gathered_objects(a->owner, &a->now, page, objects, 2, 0), "a page that nobody waits for");
+    alone_free(a);
+}
+
+Test(owner, unreadable_log)
+{
+    gather_in_need(true);
+}
+
+Test(owner, too_many_kills)
+{
+    gather_in_need(false);
+}
+
+Test(owner, is_bounded)
+{
+    struct alone *a = alone_new(128 * KIB, 100);
+    gather_nothing(a);
+    struct owner_answer answer;
+    char key[32];
+    unsigned n = 0;
+    do
+        snprintf(key, sizeof key, "key-%u", n++);
+    while (put(a, key, false, 0, &answer) == OWNER_OK);
+    cr_assert_eq(answer.result, OWNER_FULL);
+    struct owner_figures figures;
+    owner_figures(a->owner, &figures);
+    cr_assert(figures.directory.listings == n - 1 && figures.pending == 0 && figures.gathering == 0);
+    /* What is heard of and has no room may come back: puts are logged until it was asked for again. */
+    alone_view(a);
+    cr_assert(owner_gathered_kills(a->owner, &a->now, next_page(a, GATHER_KILLS), NULL, 0, 0));
+    struct gathered_object object = object_of("one more", 4);
+    cr_assert(owner_gathered_objects(a->owner, &a->now, next_page(a, GATHER_HOLDINGS), &object, 1, 0));
+    cr_assert(owner_gathered_holds(a->owner, &a->now, next_page(a, GATHER_HOLDS), NULL, 0, 0));
+    owner_figures(a->owner, &figures);
+    cr_assert_eq(figures.left_out, 1);
+    cr_assert_eq(put(a, "one more", false, 0, &answer), OWNER_LOGGING);
+    for (unsigned i = 0; i < OWNER_PENDING_MAX - 1; i++)
+        owner_forget(a->owner, &a->now, span_text("x"), &answer);
+    cr_assert_eq(answer.result, OWNER_LOGGING);
+    owner_forget(a->owner, &a->now, span_text("x"), &answer);
+    cr_assert_eq(answer.result, OWNER_BUSY);
+    alone_free(a);
+}
+
+Test(owner, hears_members_over_their_latest_connection)
+{
+    struct alone *a = alone_new(GIB, 100);
+    unsigned sender;
+    cr_assert(owner_hears(a->owner, "n0", (struct incarnation){1, 1}, 5, &sender));
+    cr_assert_not(owner_hears(a->owner, "n0", (struct incarnation){1, 1}, 4, &sender));
+    cr_assert_not(owner_hears(a->owner, "n0", (struct incarnation){2, 1}, 6, &sender));
+    cr_assert_not(owner_hears(a->owner, "n1", (struct incarnation){1, 1}, 6, &sender));
+    cr_assert_str_eq(owner_node_id(a->owner, sender), "n0");
+    alone_free(a);
 }
