@@ -7,6 +7,7 @@
 #include "cluster/beat.h"
 #include "cluster/cluster.h"
 #include "cluster/peer.h"
+#include "errand.h"
 
 enum { DENIAL_LOG_MS = 60000 /* a JOIN that is denied is logged no more often: who may not tries again and again */ };
 
@@ -161,7 +162,7 @@ void handle_join(struct session *session, const struct frame *frame, const struc
 
 struct beat_request {
     struct request request;
-    struct task task;
+    struct errand errand;
     struct arrival arrival; /* on which it came */
     struct beat beat;
     struct view view; /* that came with it */
@@ -171,9 +172,9 @@ struct beat_request {
     uint8_t view_bytes[VIEW_BYTES];
 };
 
-static void beat_back(struct task *task)
+static void beat_back(struct errand *errand)
 {
-    struct beat_request *beat = CONTAINER_OF(task, struct beat_request, task);
+    struct beat_request *beat = CONTAINER_OF(errand, struct beat_request, errand);
     struct request *request = &beat->request;
     bool asked = request_answer(request);
     if (asked && beat->heard == HEARD)
@@ -185,9 +186,9 @@ static void beat_back(struct task *task)
     request_free(request);
 }
 
-static void beat_there(struct task *task)
+static void beat_there(struct errand *errand)
 {
-    struct beat_request *beat = CONTAINER_OF(task, struct beat_request, task);
+    struct beat_request *beat = CONTAINER_OF(errand, struct beat_request, errand);
     struct server *server = beat->request.server;
     struct beat answer;
     beat->heard = cluster_hear(server->cluster, &beat->arrival, &beat->beat, &answer);
@@ -196,12 +197,6 @@ static void beat_there(struct task *task)
         snprintf(beat->address, sizeof beat->address, "%s", answer.from.address);
         beat->answer.address = span_text(beat->address);
     }
-    if (beat->request.here->loop == server->loops[0].loop) {
-        beat_back(&beat->task);
-        return;
-    }
-    task_init(&beat->task, beat->request.here->loop, beat_back);
-    loop_post(&beat->task);
 }
 
 void handle_beat(struct session *session, const struct frame *frame, const struct msg_beat *msg)
@@ -222,9 +217,5 @@ void handle_beat(struct session *session, const struct frame *frame, const struc
         request_free(&beat->request);
         return;
     }
-    task_init(&beat->task, server->loops[0].loop, beat_there);
-    if (session->here == server->loops)
-        beat_there(&beat->task);
-    else
-        loop_post(&beat->task);
+    errand_start(&beat->errand, session->here->loop, server->loops[0].loop, beat_there, beat_back);
 }
