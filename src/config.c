@@ -42,7 +42,8 @@ const struct config_key config_keys[] = {
     {"prefault", CONFIG_TEXT, TEXT(prefault), "yes", 0, UINT64_MAX, "yes|no", false,
      "touch all of memory in the background at start, so that the first puts do not pay for its pages; no: it is taken as it is used"},
     {"fixed-buffers", CONFIG_TEXT, TEXT(fixed_buffers), "auto", 0, UINT64_MAX, "auto|off", false,
-     "auto: memory that prefault has touched is fixed, for io_uring to read and write without looking up its pages each time, as far as "
+     "auto: memory that prefault has touched, and that lies in pages of 4 KiB, is fixed, for io_uring to read and write without looking up "
+     "its pages each time, as far as "
      "the limit of locked memory lets it"},
     {"disk", CONFIG_SIZE, AT(disk), 0, "64g", 4 * MIB, UINT64_MAX, NULL, false, "bytes that kvd's files may take"},
     {"persist", CONFIG_TEXT, TEXT(persist), "write-through", 0, UINT64_MAX, "write-through|on-evict|second-touch|none", true,

@@ -2,7 +2,7 @@
  *
  * Owns:    which slices of one mapping the kernel holds. Borrows: the ring, and the mapping.
  * Not its: operations.
- * Thread:  fixed_init(), fixed_begin() and fixed_end(): the loop's; fixed_next(): one at a time, any; the others: any.
+ * Thread:  fixed_begin() and fixed_end(): the loop's; fixed_next(): one at a time, any; the others: any.
  */
 #ifndef KVD_LOOP_FIXED_IMPL_H
 #define KVD_LOOP_FIXED_IMPL_H

@@ -138,14 +138,17 @@ static bool is_again(int64_t result)
     return result == -EAGAIN || result == -EINTR;
 }
 
-/* What came of both parts, as one would have told it: bytes up to where the first one stopped short, or that one's error. */
+/* What came of both parts, as one would have told it: bytes up to where the first one stopped short, or that one's error. A write of which
+ * the larger part failed has failed: who counts failures is not to be told of bytes. */
 static int64_t parts_result(const struct file_op *op)
 {
     int lead = op->part_results[LEAD], rest = op->part_results[REST];
     if (is_again(lead) || is_again(rest))
         return -EAGAIN;
-    if (lead < 0 || (uint64_t)lead < lead_bytes(op) || rest < 0)
+    if (lead < 0 || (uint64_t)lead < lead_bytes(op))
         return lead;
+    if (rest < 0)
+        return op->kind == FILE_WRITE ? rest : lead;
     return (int64_t)lead + rest;
 }
 

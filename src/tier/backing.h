@@ -30,8 +30,9 @@ void backing_free(struct backing *backing);
 /* At a multiple of 2 MiB; stays where it is. */
 void *backing_base(const struct backing *backing);
 
-/* Touch all of it, from the start on, in the background, and fix what was touched (file.h), as far as the kernel lets it. Once. Where the
- * kernel or the host does not let it be touched, the rest is backed as it is used; the log says so. */
+/* Touch all of it, from the start on, in the background; then, if it turned out to lie in pages of 4 KiB, fix what was touched (file.h), as
+ * far as the kernel lets it and does not take long. Once. Where the kernel or the host does not let it be touched, the rest is backed as it
+ * is used; the log says so. */
 void backing_touch_start(struct backing *backing);
 
 /* Touch no more. `fn` runs once, from the loop, never inside this call, when no job is under way any more. */
