@@ -20,7 +20,7 @@ static void log_denial(struct session *session, const char *why)
     uint64_t now = loop_now_ms(session->here->loop), last = figure(&server->join_denial_ms);
     figure_add(&session->here->figures.denied_joins, 1);
     uint64_t denials = atomic_fetch_add_explicit(&server->join_denials, 1, memory_order_relaxed) + 1;
-    if ((last != 0 && now - last < DENIAL_LOG_MS) || !atomic_compare_exchange_strong(&server->join_denial_ms, &last, now))
+    if ((last != 0 && now < last + DENIAL_LOG_MS) || !atomic_compare_exchange_strong(&server->join_denial_ms, &last, now))
         return;
     atomic_fetch_sub_explicit(&server->join_denials, denials, memory_order_relaxed);
     conn_peer_text(session->conn, from);
@@ -210,6 +210,7 @@ void handle_beat(struct session *session, const struct frame *frame, const struc
         return;
     }
     beat->arrival = *from;
+    request_barrier(&beat->request, BARRIER_ALL); /* who beats has one under way */
     if (beat_from_msg(msg, span_text(server->config->cluster), from->id, &beat->view, &beat->beat) != 0 ||
         !incarnation_equal(beat->beat.from.incarnation, from->incarnation)) {
         (void)request_answer(&beat->request);

@@ -52,6 +52,7 @@ struct cluster {
     bool said_acting;
     enum member_phase said_phase;
     uint64_t said_effective, said_view;
+    int said_err; /* of the start; 0: none */
     struct way *ways[MEMBER_PEERS_MAX];
     struct arrivals arrivals;
     struct arena arena;
@@ -285,7 +286,9 @@ static void send_to(struct cluster *c, const struct member_action *action)
         beat_to_msg(&action->beat, span_text(c->options.cluster), view_bytes, &msg);
         c->self.incarnation = action->beat.from.incarnation;
         peer_reach(&way->peer, action->to->address);
-        way->beating = peer_call_start(&way->peer, &way->beat, OP_BEAT, &msg, c->options.peer_timeout_ms, beat_ended) == 0;
+        /* A lost one must not be waited for until its sender is suspected. */
+        uint64_t timeout_ms = min_u64(c->options.peer_timeout_ms, c->options.suspect_ms / 2);
+        way->beating = peer_call_start(&way->peer, &way->beat, OP_BEAT, &msg, timeout_ms, beat_ended) == 0;
         if (way->beating)
             return;
     }
@@ -434,6 +437,15 @@ static void look_again(struct cluster *c)
     timer_start(&c->tick, c->options.lease_ms / 4);
 }
 
+/* It may stay so for days: each error is said once. */
+static void start_failed(struct cluster *c, int err)
+{
+    if (err != c->said_err)
+        log_error(c->log, "cluster_start", "err=\"%s\" retried=yes", error_text(err));
+    c->said_err = err;
+    look_again(c);
+}
+
 static void first_claimed(struct files_op *op)
 {
     struct cluster *c = op->owner;
@@ -445,9 +457,8 @@ static void first_claimed(struct files_op *op)
     if (c->ending) {
         check_end(c);
     } else if (err) {
-        log_error(c->log, "cluster_start", "err=\"%s\" retried=yes", error_text(err));
         c->stage = STAGE_IDLE;
-        look_again(c);
+        start_failed(c, err);
     } else {
         run(c, start, former_dead);
     }
@@ -493,10 +504,10 @@ static void looked(struct files_op *op)
         return;
     }
     if (err) {
-        log_error(c->log, "cluster_start", "err=\"%s\" retried=yes", error_text(err));
-        look_again(c);
+        start_failed(c, err);
         return;
     }
+    c->said_err = 0;
     if (!first && there && (!c->before_there || changed(&c->before, &now))) {
         log_error(c->log, "node_in_use", "node=%s addr=%s err=\"another process runs as this node\"", c->options.id, now.name.address);
         c->stage = STAGE_WATCH;

@@ -141,8 +141,8 @@ int view_parse(const uint8_t *at, size_t len, struct span cluster, struct view *
     view.count = get_le16(at + AT_COUNT);
     struct rest rest = {at + AT_NAMES, AT_SUM - AT_NAMES};
     struct span its_cluster;
-    if (view.count < 1 || view.count > VIEW_MEMBERS_MAX || view.number == 0 || view.previous != view.number - 1 ||
-        view.floor > VIEW_FLOOR_MAX || !take(&rest, at[AT_CLUSTER_LEN], &its_cluster))
+    if (view.count < 1 || view.count > VIEW_MEMBERS_MAX || view.number == 0 || view.number > VIEW_NUMBER_MAX ||
+        view.previous != view.number - 1 || view.floor > VIEW_FLOOR_MAX || !take(&rest, at[AT_CLUSTER_LEN], &its_cluster))
         return KVD_ECORRUPT;
     if (!span_equal(its_cluster, cluster))
         return KVD_EFORMAT;

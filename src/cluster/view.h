@@ -17,8 +17,9 @@ enum {
 
 /* Versions of a view: each begins at least this far above the one before, and gives fewer than this. */
 #define VIEW_FLOOR_STEP ((uint64_t)1 << 40)
-/* A floor above it is refused: room for 2^22 more views. */
-#define VIEW_FLOOR_MAX ((uint64_t)1 << 63)
+/* A floor above it is refused: room for 2^22 views, as is a number. */
+#define VIEW_FLOOR_MAX ((uint64_t)1 << 62)
+#define VIEW_NUMBER_MAX ((uint64_t)1 << 62)
 
 /* One start of a node. Each number of an id is claimed once, by link(): so of two incarnations the later one is known. */
 struct incarnation {

@@ -80,6 +80,14 @@ Test(view, what_is_no_view)
         cr_assert_eq(view_parse(bad, sizeof bad, CLUSTER, &out), edits[i].wanted, "edit %zu", i);
     }
     cr_assert_eq(out.number, 77);
+    const uint64_t top = VIEW_NUMBER_MAX;
+    for (uint64_t more = 0; more < 2; more++) {
+        memcpy(bad, good, sizeof bad);
+        put_le64(bad + 8, top + more);
+        put_le64(bad + 16, top + more - 1);
+        seal(bad);
+        cr_assert_eq(view_parse(bad, sizeof bad, CLUSTER, &out), more ? KVD_ECORRUPT : 0);
+    }
 }
 
 Test(view, too_many_names_do_not_fit)
