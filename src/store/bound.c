@@ -62,7 +62,7 @@ bool bound_takes_found(struct store *store, const struct disk_found *found)
     struct segment *segment = found->where.segment;
     struct shelf *shelf = segment_is_objects(segment) ? NULL : shelf_of(store, segment);
     if (segment_is_objects(segment))
-        bury(store, found->key, found->version); /* the file goes by itself */
+        bury(store, found->key, found->version, 0); /* the file goes by itself */
     else if (!shelf)
         in_doubt(store);
     if (shelf && !shelf->overflows) {

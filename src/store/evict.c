@@ -23,6 +23,13 @@ void entry_set_place(struct store *store, struct entry *entry, struct shelf *she
     table_checked(entry, entry->put_tick); /* then it was not there, or new */
 }
 
+uint64_t entry_file_bytes(const struct store *store, const struct entry *entry)
+{
+    const struct segment *own = disk_own_objects(store->disk);
+    bool is_own = entry->place && own && CONTAINER_OF(entry->place, struct shelf, place)->segment == own;
+    return is_own ? disk_object_bytes(entry->key_len, entry->size) : 0;
+}
+
 void entry_forget_disk(struct store *store, struct entry *entry)
 {
     struct shelf *shelf = CONTAINER_OF(entry->place, struct shelf, place);
@@ -54,7 +61,7 @@ void entry_forget(struct store *store, struct entry *entry)
 void entry_leave(struct store *store, struct entry *entry)
 {
     if (entry->flags & ENTRY_STRAY)
-        bury(store, entry_key(entry), entry->version);
+        bury(store, entry_key(entry), entry->version, 0);
     else
         changed(store, entry_key(entry), entry->version);
     entry_forget(store, entry);

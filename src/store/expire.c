@@ -54,7 +54,7 @@ void entry_expire(struct store *store, struct entry *entry)
     bool on_disk = entry->place || entry->flags & ENTRY_STRAY;
     on_disk |= persist_detach(store, entry);
     if (on_disk && (disk_has_objects(store->disk) || clock_behind_ms(store) > CLOCK_SLACK_MS))
-        bury(store, entry_key(entry), entry->version);
+        bury(store, entry_key(entry), entry->version, entry_file_bytes(store, entry));
     else
         changed(store, entry_key(entry), entry->version);
     store->ended_on_disk |= on_disk;

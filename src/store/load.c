@@ -93,7 +93,7 @@ void replica_drop(struct store *store, const struct disk_read *read, int err)
     if (store->config.in_cluster)
         entry->flags |= ENTRY_STRAY; /* its version is the owner's: it is buried when it leaves */
     else
-        bury(store, read->key, read->version);
+        bury(store, read->key, read->version, 0);
     if (entry->blob && !store->config.probe) {
         entry_forget_disk(store, entry);
         changed(store, read->key, read->version);

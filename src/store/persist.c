@@ -69,10 +69,10 @@ bool died_since(const struct store *store, struct span key, uint64_t version)
     return store->dead[table_hash(store->table, key) % DEAD_SLOTS] > version;
 }
 
-void bury(struct store *store, struct span key, uint64_t version)
+void bury(struct store *store, struct span key, uint64_t version, uint64_t bytes)
 {
     note_dead(store, key, version);
-    struct disk_kill kill = {.kind = KILL_KEY, .name = key, .version = version, .keep = true};
+    struct disk_kill kill = {.kind = KILL_KEY, .name = key, .version = version, .keep = true, .bytes = bytes};
     struct burial *burial = malloc(sizeof *burial + key.len);
     if (!burial) {
         disk_kill_missed(store->disk, &kill);
@@ -151,7 +151,7 @@ static void not_written(struct writing *writing, int err)
         writing->entry->flags |= ENTRY_STRAY;
         return;
     }
-    bury(store, writing->write.key, writing->write.version);
+    bury(store, writing->write.key, writing->write.version, 0);
     entry_renew(store, writing->entry);
 }
 

@@ -382,7 +382,7 @@ static int put_commit(struct store_put *put, uint64_t checksum)
     enum disk_state state = disk_state(store->disk);
     if (!put->replace && (state == DISK_OPENING || state == DISK_OFF || state == DISK_TRIPPED)) {
         /* Nobody knows when the log can be written, and memory keeps its latency (P8). */
-        bury(store, put->key, disk_next_version(store->disk));
+        bury(store, put->key, disk_next_version(store->disk), 0);
         return publish(put);
     }
     return kill_first(put);

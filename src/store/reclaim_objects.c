@@ -77,7 +77,7 @@ static bool give_up(struct store *store, struct entry *entry)
         .kind = KILL_KEY,
         .name = span_of(dying->key, entry->key_len),
         .version = entry->version,
-        .bytes = disk_object_bytes(entry->key_len, entry->size),
+        .bytes = entry_file_bytes(store, entry),
         .keep = true,
     };
     if (disk_kill_start(store->disk, &dying->kill, died) != 0) {

@@ -58,7 +58,7 @@ static void found(void *arg, const struct disk_found *found)
     if (found_expired(store, found)) {
         store->figures.recovered_expired++;
         if (segment_is_objects(found->where.segment))
-            bury(store, found->key, found->version);
+            bury(store, found->key, found->version, 0);
         store->ended_on_disk = true;
         return;
     }

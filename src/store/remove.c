@@ -58,9 +58,9 @@ static void removal_done(struct disk_kill *kill, int err)
     finish_one(remove, err);
 }
 
-static void log_removal(struct store_remove *remove, enum kill_kind kind, struct span name, uint64_t version, bool unknown)
+static void log_removal(struct store_remove *remove, enum kill_kind kind, struct span name, uint64_t version, uint64_t bytes, bool unknown)
 {
-    struct disk_kill kill = {.kind = kind, .name = name, .version = version, .keep = true, .whoever = !remove->own};
+    struct disk_kill kill = {.kind = kind, .name = name, .version = version, .keep = true, .whoever = !remove->own, .bytes = bytes};
     struct removal *removal = malloc(sizeof *removal + name.len);
     int err = -ENOMEM;
     if (removal) {
@@ -119,13 +119,14 @@ static void remove_key(struct store_remove *remove, struct span key)
     struct entry *entry = store_find(store, key);
     bool log_it = may_rise(store, key);
     bool unknown = !entry;
+    uint64_t bytes = entry ? entry_file_bytes(store, entry) : 0;
     probe_overtake(store, key);
     if (entry) {
         log_it |= remove_entry(store, entry);
         remove->removed++;
     }
     if (log_it)
-        log_removal(remove, KILL_KEY, key, disk_next_version(store->disk), unknown); /* a newer one may be on disk, not found yet */
+        log_removal(remove, KILL_KEY, key, disk_next_version(store->disk), bytes, unknown); /* a newer one may be on disk, not found yet */
 }
 
 int store_remove_start(struct store_desk *desk, struct store_remove *remove, const struct span *keys, uint32_t count, store_remove_fn fn)
@@ -161,9 +162,10 @@ static void remove_older(void *arg, struct entry *entry)
     memcpy(key, entry->key, key_len);
     remove->removed++;
     struct store *store = remove->store;
+    uint64_t bytes = entry_file_bytes(store, entry);
     bool on_disk = remove_entry(store, entry);
     if ((on_disk || store->config.probe) && disk_has_objects(store->disk)) /* the walk of the files may have passed it, or not seen it */
-        log_removal(remove, KILL_KEY, span_of(key, key_len), remove->version, false);
+        log_removal(remove, KILL_KEY, span_of(key, key_len), remove->version, bytes, false);
 }
 
 static void remove_step(struct task *task)
@@ -208,7 +210,7 @@ static int many_start(struct store_remove *remove, enum kill_kind kind, struct s
     list_push_back(&store->removals, &remove->link);
     task_init(&remove->step, store->loop, remove_step);
     if (!store->config.in_cluster) /* there it would be what an owner says, of what other nodes have, too */
-        log_removal(remove, kind, prefix, remove->version, false);
+        log_removal(remove, kind, prefix, remove->version, 0, false);
     probe_overtake_many(store, prefix);
     task_post(&remove->step);
     store_unlock(store);

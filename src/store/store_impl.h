@@ -354,6 +354,8 @@ struct entry *store_find_hashed(struct store *store, struct span key, uint64_t h
 /* evict.c */
 /* Set or clear (NULL) the disk replica, and have the tier count it where it is a file. */
 void entry_set_place(struct store *store, struct entry *entry, struct shelf *shelf, uint32_t block, uint32_t blocks);
+/* Where it is a file of this node's: what that takes, also while it is being unlinked (disk_kill.bytes). Else 0. */
+uint64_t entry_file_bytes(const struct store *store, const struct entry *entry);
 int evict_for(struct store *store, struct blob *blob, bool whole); /* blob_grow() or blob_grow_all() with evictions to help */
 /* Memory may have become too full, or too little of it clean. */
 void evict_check(struct store *store);
@@ -424,7 +426,7 @@ void note_dead(struct store *store, struct span key, uint64_t version);
 bool died_since(const struct store *store, struct span key, uint64_t version);
 /* Have the remove log say that this version is dead, without anybody waiting. What stays in memory needs a new version: a record
  * of the old one would be dead on arrival. Then changed(). */
-void bury(struct store *store, struct span key, uint64_t version);
+void bury(struct store *store, struct span key, uint64_t version, uint64_t bytes);
 /* A record of this version may be on disk that the table does not know, and the object stays. */
 void entry_is_stray(struct store *store, struct entry *entry);
 /* Something may be on disk that the table does not know of (a kill or a sync failed): from now on every remove and replace is logged. */

@@ -456,12 +456,14 @@ static bool trouble(void)
     return sim->fault_count > 0 || sim->host->hang_until_us > 0 || sim->figures.hung > 0;
 }
 
-/* What was wrong with the disk was over before this life began to drain. */
+/* What was wrong with the disk was over before this life began, or before it began to drain what it could open. */
 static bool drained_well(void)
 {
     const struct life *life = sim->host->life;
     uint64_t since_us = max_u64(sim->settled_us, sim->host->hung_until_us);
-    return sim->phase != PHASE_WORK && life && life->drains_us > since_us;
+    if (sim->phase == PHASE_WORK || !life)
+        return false;
+    return life->began_us > since_us || (life->drains_us > since_us && disk_state(life->server.store->disk) != DISK_OFF);
 }
 
 static bool life_end(bool *kept_all)

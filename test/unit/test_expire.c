@@ -450,6 +450,31 @@ Test(expire, what_cannot_be_buried_for_want_of_heap_is_not_found_and_is_owed)
     bench_end();
 }
 
+static uint64_t first_kill_bytes(void)
+{
+    cr_assert(!list_empty(&bench.disk->kills));
+    return CONTAINER_OF(bench.disk->kills.next, struct disk_kill, link)->bytes;
+}
+
+/* --disk counts what lies there. */
+Test(expire, a_file_of_its_own_counts_until_it_is_unlinked)
+{
+    begin();
+    bench.disk->objects = true;
+    put_on_both("a", 1, SMALL);
+    put_on_both("bb", 2, SMALL);
+    bench.disk->own_objects = bench.disk->open;
+    struct removing removing;
+    cr_assert_eq(remove_go(&removing, "bb"), STORE_PENDING);
+    cr_assert_eq(first_kill_bytes(), disk_object_bytes(2, SMALL));
+    fake_kill_all(bench.disk);
+    time_passes(TTL);
+    expect_miss("a");
+    cr_assert_eq(first_kill_bytes(), disk_object_bytes(1, SMALL));
+    fake_kill_all(bench.disk);
+    bench_end();
+}
+
 /* Another host may have taken the name away: then ours is not found when it is to be unlinked, and may be looked at by its old name. */
 Test(expire, a_look_at_its_file_does_not_bring_it_back)
 {
